@@ -1,0 +1,69 @@
+# make demo | test | play | setup | lint | test-slow | system-deps | clean
+# Everything is installed into .venv with `python3 -m venv` and pip, from whatever package index pip is configured for.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+WORLD ?= desktop_sim
+HOURS ?= 0.25
+ARGS ?=
+# The index of torch's CPU builds, asked first where no NVIDIA GPU is seen; empty: only the configured index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+SOURCES := wm data_pipeline launch tools tests
+
+DEBIAN_PACKAGES := bash chromium iproute2 openbox util-linux x11-apps xauth xterm xvfb
+
+.PHONY: demo play test test-slow lint format setup system-deps clean help
+
+help:
+	@sed -n '1,2p' Makefile
+
+demo: setup
+	$(BIN)/python -m launch.pipeline configs/$(WORLD) --hours $(HOURS) $(ARGS)
+
+play: setup
+	$(BIN)/python -m tools.rollout runs/$(WORLD)/artifact $(ARGS)
+
+test: setup lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+setup: $(STAMP)
+
+# torch comes first: it decides between CPU and CUDA, and DeepSpeed's set-up looks for it. DeepSpeed compiles nothing
+# (DS_BUILD_OPS=0), and what it would compile at its first use is not used (wm/engine/zero.py).
+$(STAMP): pyproject.toml constraints.txt tools/install_torch.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; name one: make setup PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	tools/install_torch.sh "$(BIN)/python" "$(TORCH)" "$(TORCH_INDEX)"
+	DS_BUILD_OPS=0 $(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+system-deps:
+	@test "$$(id -u)" = 0 || { echo "error: make system-deps installs Debian packages; run it as root"; exit 2; }
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(DEBIAN_PACKAGES)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""One file an environment; `environment.py` says what each of them is."""

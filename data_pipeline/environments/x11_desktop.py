@@ -1,0 +1,376 @@
+"""A real desktop as an environment: an X server of its own, a window manager, a terminal and a calculator.
+
+Stepped: there is no clock. Each step injects the controls through XTEST, waits until every program has come to rest, and
+grabs the screen with the cursor on it. What a program does by the clock (blinking, key repeat, double clicks) is switched off.
+"""
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from Xlib import XK
+
+from data_pipeline.controls import Controls, Event
+from data_pipeline.environments import x11_programs as programs
+from data_pipeline.environments.environment import CursorSprite, Rect, Target
+from data_pipeline.environments.x11_server import Cursor, DesktopDied, Window, XServer, can_isolate
+from data_pipeline.schema import DataError
+from wm.batch import ActionSpace
+from wm.config import config
+
+# X's numbers of the buttons, and of the wheel's four directions.
+_BUTTONS = {"left": 1, "middle": 2, "right": 3}
+_UP, _DOWN, _LEFT, _RIGHT = 4, 5, 6, 7
+
+# Physical keys whose X name is not in their code's.
+_KEYSYMS = {
+    "Space": "space",
+    "Enter": "Return",
+    "Backspace": "BackSpace",
+    "Tab": "Tab",
+    "Minus": "minus",
+    "Equal": "equal",
+    "Comma": "comma",
+    "Period": "period",
+    "Slash": "slash",
+    "Semicolon": "semicolon",
+    "Quote": "apostrophe",
+    "Escape": "Escape",
+    "ShiftLeft": "Shift_L",
+    "ControlLeft": "Control_L",
+    **{f"Arrow{name}": name for name in ("Left", "Right", "Up", "Down")},
+}
+_WRITING = (*(f"Key{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"), *(f"Digit{digit}" for digit in range(10)))
+
+
+@config
+class X11DesktopConfig:
+    kind: Literal["x11_desktop"] = "x11_desktop"
+    height: int = 384  # pixels of a frame
+    width: int = 512
+    shrink: int = 1  # screen pixels that are averaged to one frame pixel, each way; the screen is that much larger
+    fps: float = 10.0  # frames a second that a step stands for
+    buttons: tuple[str, ...] = ("left", "middle", "right")
+    keys: tuple[str, ...] = (*_WRITING, "Space", "Enter", "Backspace", "Minus", "Equal", "Period", "Slash", "ShiftLeft")
+    columns: int = 40  # characters of the terminal
+    rows: int = 12
+    settle_seconds: float = 0.5  # longest wait for the programs to come to rest in one step
+    start_seconds: float = 20.0  # longest wait for a server or a program to be there
+
+    def build(self) -> "X11Desktop":
+        """DataError in one line where a program is missing; ValueError where a key, button or size does not fit."""
+        return X11Desktop(self)
+
+
+class X11Desktop:
+    """An Environment. It holds processes: close it, or let it go; after DesktopDied, `reset` starts a new server.
+
+    The same seed and Controls give the same frames as far as the programs are deterministic, which these two are.
+    """
+
+    name = "x11_desktop"
+    version = "1"
+
+    def __init__(self, config: X11DesktopConfig) -> None:
+        _check_programs()
+        self.config = config
+        self.action_space = ActionSpace(buttons=config.buttons, keys=config.keys, wheel=True, fps=config.fps)
+        self.num_restless = 0  # steps in which the programs did not come to rest in time
+        self._keysyms = {code: _keysym(code) for code in config.keys}
+        self._numbers = {name: _number(name) for name in config.buttons}
+        self._layout(0)  # raises where the windows do not fit on the screen
+        self._offline = can_isolate(tuple(programs.OFFLINE))
+        self._next_seed = 0
+        self._cursors: list[CursorSprite] = []
+        self._server: XServer | None = None
+        self._open_server()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Programs started anew at places drawn from `seed`; without one, from the number after the last seed."""
+        if options:
+            raise ValueError(f"unknown reset options {sorted(options)}; x11_desktop takes none")
+        seed = self._next_seed if seed is None else seed
+        self._next_seed = seed + 1
+        try:
+            self._begin(seed)
+        except DesktopDied:  # a server that died in the last episode; one that dies again is an error
+            self._open_server()
+            self._begin(seed)
+        return self.render(), self._info()
+
+    def step(self, action: Controls) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """The pointer moves, then the events happen in order; the frame is grabbed when the programs rest.
+
+        DesktopDied when the server or a program ended: the episode cannot be used, the next `reset` starts anew.
+        """
+        server = self._running()
+        with server.watched():
+            self._point(action.pointer)
+            for number, event in enumerate(action.events):
+                if number:  # a key goes where the click before it put the focus, as for a hand
+                    server.settle(self.config.settle_seconds)
+                self._inject(event)
+            if not server.settle(self.config.settle_seconds):
+                self.num_restless += 1
+            server.check()
+            self._grab()
+        return self.render(), 0.0, False, False, self._info()
+
+    def render(self) -> np.ndarray:
+        return self._frame.copy()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+
+    def cursors(self) -> list[CursorSprite]:
+        """The shapes that the pointer takes over the background, the programs, and in a drag, as frames show them."""
+        if not self._cursors:
+            self.reset(seed=0)
+        return list(self._cursors)
+
+    def targets(self) -> list[Target]:
+        """What can be seen of title bars, of the window behind, of the terminal's page and the calculator's buttons."""
+        server = self._running()
+        with server.watched():
+            windows, active = server.windows(), server.active()
+        found: list[Target] = []
+        for place, window in enumerate(windows):
+            covers = [above.frame for above in windows[place + 1 :]]
+            for kind, rect in _uses(window, active):
+                seen = self._in_frame(_visible(rect, covers))
+                if seen.w > 0 and seen.h > 0:
+                    found.append(Target(kind, seen))
+        return found
+
+    # Beginning
+
+    def _open_server(self) -> None:
+        self.close()
+        width, height = self._screen_size()
+        root = Path(tempfile.gettempdir())
+        seconds = self.config.start_seconds
+        self._server = XServer(width, height, programs.FILES, programs.VARIABLES, root, seconds)
+        self._server.fill_background(programs.BACKGROUND)
+        self._codes = {code: self._server.keycode(keysym) for code, keysym in self._keysyms.items()}
+        self._held: set[str] = set()
+        self._grab()
+
+    def _begin(self, seed: int) -> None:
+        with self._running().watched():
+            self._start_programs(self._layout(seed))
+            if not self._cursors:
+                self._cursors = self._tour()
+                self._start_programs(self._layout(seed))
+            self._grab()
+
+    def _start_programs(self, places: programs.Layout) -> None:
+        """The window manager, then the programs, then the focus; each awaited, none slept for."""
+        server = self._running()
+        for name in sorted(self._held):
+            self._inject(Event("release", name))
+        server.stop()
+        server.forget_window_manager()
+        server.start({programs.WINDOW_MANAGER: programs.WINDOW_MANAGER_COMMAND})
+        self._await(lambda: server.window_manager() and server.settle(self.config.settle_seconds), "the window manager")
+        self._point(places.pointer)
+        config = self.config
+        server.start(programs.commands(places, config.columns, config.rows, self._offline))
+        titles = programs.TITLES
+        self._await(lambda: sorted(w.title for w in server.windows()) == sorted(titles.values()), "both windows")
+        chosen = next(w for w in server.windows() if w.title == titles[places.focus])
+        server.activate(chosen)
+        self._await(lambda: server.active() == chosen.id and server.windows()[-1].id == chosen.id, "the focus")
+        self._await(lambda: server.settle(config.settle_seconds), "the programs to come to rest")
+
+    def _await(self, ready: Callable[[], bool], what: str) -> None:
+        server = self._running()
+        deadline = time.monotonic() + self.config.start_seconds
+        while not ready():
+            server.check()
+            if time.monotonic() > deadline:
+                seconds = self.config.start_seconds
+                raise DesktopDied(f"the recorded desktop waited {seconds} s for {what}: raise start_seconds or the cores")
+            server.settle(0.01)
+
+    def _tour(self) -> list[CursorSprite]:
+        """Show the pointer everywhere and drag a window: every shape there is."""
+        server = self._running()
+        windows = server.windows()
+        top = windows[-1]
+        places = {"arrow": _centre(top.title_bar)}
+        places |= {w.title.lower(): _centre(_visible(w.client, [a.frame for a in windows[i + 1 :]])) for i, w in enumerate(windows)}
+        seen: dict[str, Cursor] = {}
+        for name, place in places.items():
+            server.move(*place)
+            server.settle(self.config.settle_seconds)
+            seen[name] = server.cursor()
+        server.move(*places["arrow"])
+        server.button(_BUTTONS["left"], True)
+        server.move(places["arrow"][0] + 8, places["arrow"][1])
+        server.settle(self.config.settle_seconds)
+        seen["drag"] = server.cursor()
+        server.button(_BUTTONS["left"], False)
+        server.settle(self.config.settle_seconds)
+        return _distinct([_sprite(name, cursor, self.config.shrink) for name, cursor in seen.items()])
+
+    # Input
+
+    def _point(self, pointer: tuple[int, int]) -> None:
+        x, y = (int(n) for n in pointer)
+        if not (0 <= x < self.config.width and 0 <= y < self.config.height):
+            raise ValueError(f"pointer ({x}, {y}) is outside the {self.config.width}x{self.config.height} screen")
+        shrink = self.config.shrink
+        self._pointer = (x, y)
+        self._running().move(x * shrink + shrink // 2, y * shrink + shrink // 2)
+
+    def _inject(self, event: Event) -> None:
+        server = self._running()
+        if event.kind == "wheel":
+            self._turn(event.dx, _LEFT, _RIGHT)
+            self._turn(event.dy, _UP, _DOWN)
+            return
+        down = event.kind == "press"
+        if event.target in self._codes:
+            server.key(self._codes[event.target], down)
+        elif event.target in self._numbers:
+            server.button(self._numbers[event.target], down)
+        else:
+            known = [*self._numbers, *self._codes]
+            raise ValueError(
+                f"{event.kind} of {event.target!r}: this desktop has {known}; add it to the config or send those"
+            )
+        (self._held.add if down else self._held.discard)(event.target)
+
+    def _turn(self, notches: float, negative: int, positive: int) -> None:
+        for _ in range(abs(round(notches))):
+            for down in (True, False):
+                self._running().button(positive if notches > 0 else negative, down)
+
+    # Output
+
+    def _grab(self) -> None:
+        self._frame = _shrunk(self._running().grab(), self.config.shrink)
+
+    def _in_frame(self, rect: Rect) -> Rect:
+        """The frame pixels whose pointer place lies in `rect` of the screen and on it."""
+        shrink, middle = self.config.shrink, self.config.shrink // 2
+        left, top = (max(0, -((middle - n) // shrink)) for n in (rect.x, rect.y))
+        right = min(self.config.width - 1, (rect.x + rect.w - 1 - middle) // shrink)
+        bottom = min(self.config.height - 1, (rect.y + rect.h - 1 - middle) // shrink)
+        return Rect(left, top, right - left + 1, bottom - top + 1)
+
+    def _info(self) -> dict[str, Any]:
+        return {"pointer": self._pointer, "events": [], "state": {"pointer": list(self._pointer)}}
+
+    def _layout(self, seed: int) -> programs.Layout:
+        places = programs.layout(seed, *self._screen_size(), self.config.columns, self.config.rows)
+        x, y = places.pointer
+        return dataclasses.replace(places, pointer=(x // self.config.shrink, y // self.config.shrink))
+
+    def _screen_size(self) -> tuple[int, int]:
+        if self.config.shrink < 1:
+            raise ValueError(f"shrink is {self.config.shrink}; it is a number of pixels, at least 1")
+        return self.config.width * self.config.shrink, self.config.height * self.config.shrink
+
+    def _running(self) -> XServer:
+        if self._server is None:
+            raise ValueError("this x11_desktop was closed: build a new one")
+        return self._server
+
+
+def _check_programs() -> None:
+    missing = [name for name in programs.PACKAGES if shutil.which(name) is None]
+    if missing:
+        packages = " ".join(sorted({programs.PACKAGES[name] for name in missing}))
+        raise DataError(
+            f"x11_desktop needs {', '.join(missing)}: install the Debian packages {packages}, or run `make system-deps` as root"
+        )
+
+
+def _keysym(code: str) -> int:
+    name = code[-1].lower() if code in _WRITING else _KEYSYMS.get(code)
+    if name is None:
+        raise ValueError(f"key {code!r} is not one that x11_desktop can press; those are {[*_WRITING, *_KEYSYMS]}")
+    return int(XK.string_to_keysym(name))
+
+
+def _number(button: str) -> int:
+    if button not in _BUTTONS:
+        raise ValueError(f"button {button!r} is not one that x11_desktop can press; those are {list(_BUTTONS)}")
+    return _BUTTONS[button]
+
+
+def _uses(window: Window, active: int) -> list[tuple[str, Rect]]:
+    """What a hand can do with `window`, as (kind, where on the screen)."""
+    bar = ("drag", window.title_bar)
+    if window.id != active:
+        return [bar, ("raise", window.client)]
+    if window.title == programs.TITLES[programs.TERMINAL]:
+        return [bar, ("type", window.client)]
+    return [bar, *(("click", part) for part in window.parts if programs.is_button(part.w, part.h))]
+
+
+def _visible(rect: Rect, covers: list[Rect]) -> Rect:
+    """The largest rectangle that is left of `rect` beside each of `covers` in turn."""
+    for cover in covers:
+        if rect.intersects(cover):
+            rect = max(_beside(rect, cover), key=lambda part: max(part.w, 0) * max(part.h, 0))
+    return rect
+
+
+def _beside(rect: Rect, cover: Rect) -> list[Rect]:
+    """`rect` to the left, to the right, above and below `cover`; sizes may come out negative."""
+    right, bottom = cover.x + cover.w, cover.y + cover.h
+    return [
+        Rect(rect.x, rect.y, cover.x - rect.x, rect.h),
+        Rect(right, rect.y, rect.x + rect.w - right, rect.h),
+        Rect(rect.x, rect.y, rect.w, cover.y - rect.y),
+        Rect(rect.x, bottom, rect.w, rect.y + rect.h - bottom),
+    ]
+
+
+def _centre(rect: Rect) -> tuple[int, int]:
+    return rect.x + rect.w // 2, rect.y + rect.h // 2
+
+
+def _shrunk(image: np.ndarray, shrink: int) -> np.ndarray:
+    """(H, W, C) uint8 -> (H / shrink, W / shrink, C), each pixel the mean of a square."""
+    if shrink == 1:
+        return image.copy()
+    area = shrink * shrink
+    total = np.full((image.shape[0] // shrink, image.shape[1] // shrink, image.shape[2]), area // 2, np.uint32)
+    for place in range(area):
+        total += image[place // shrink :: shrink, place % shrink :: shrink]
+    return (total // area).astype(np.uint8)
+
+
+def _sprite(name: str, cursor: Cursor, shrink: int) -> CursorSprite:
+    """`cursor` as a frame shows it: the pointer is always in the middle of a square of screen pixels, so it has one look."""
+    height, width = cursor.rgba.shape[:2]
+    x, y = ((shrink // 2 - hot) % shrink for hot in cursor.hotspot)
+    rows, columns = (-(-(n + offset) // shrink) * shrink for n, offset in ((height, y), (width, x)))
+    canvas = np.zeros((rows, columns, 4), np.uint8)
+    canvas[y : y + height, x : x + width] = cursor.rgba
+    small = _shrunk(canvas, shrink).astype(np.float32)
+    alpha = small[..., 3:] / 255
+    colour = np.divide(small[..., :3], alpha, out=np.zeros_like(small[..., :3]), where=alpha > 0)
+    rgba = np.concatenate([np.rint(colour).clip(0, 255), small[..., 3:]], -1).astype(np.uint8)
+    hotspot = ((cursor.hotspot[0] + x) // shrink, (cursor.hotspot[1] + y) // shrink)
+    return CursorSprite(name, hotspot, rgba)
+
+
+def _distinct(sprites: list[CursorSprite]) -> list[CursorSprite]:
+    """The first of those that look alike."""
+    found: dict[tuple[Any, ...], CursorSprite] = {}
+    for sprite in sprites:
+        found.setdefault((sprite.hotspot, sprite.rgba.shape, sprite.rgba.tobytes()), sprite)
+    return list(found.values())

@@ -1,0 +1,210 @@
+"""Shards to batches: (Batch, cursor) from any cursor on, the same for any number of ranks, threads and restarts."""
+
+import itertools
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from data_pipeline.clip_cache import ClipCache, DecodedClip
+from data_pipeline.order import Order
+from data_pipeline.schema import LATENTS, DataError, to_action
+from data_pipeline.shards import Dataset
+from data_pipeline.windows import Windows
+from wm.batch import Action, Batch, Given
+from wm.config import Kind, config
+
+log = logging.getLogger(__name__)
+
+_SUBSTITUTES = 100  # samples tried in the place of a bad one
+
+
+@config
+class Strict:
+    """A bad clip ends the run."""
+
+    kind: Literal["strict"] = "strict"
+
+
+@config
+class Skip:
+    """A bad clip is named once, counted, and other samples take its place, as long as few are bad."""
+
+    kind: Literal["skip"] = "skip"
+    budget: float = 0.01  # part of all clips that may be bad
+
+
+@config
+class DataConfig:
+    folder: str  # of a dataset, relative to the world's folder
+    clip_frames: int
+    global_batch_size: int  # windows, over all ranks
+    clip_stride: int = 8  # frames from one window of a clip to the next
+    num_readers: int = 8  # logical readers; a property of the order, not of the machine
+    block_clips: int = 8  # clips that a reader shuffles together
+    num_workers: int = 2  # threads of each rank; 0 reads where the batch is asked for
+    cache_megabytes: int = 1024  # decoded clips kept by each rank
+    event_fraction: float = 0.0  # part of the windows that are laid around a change on the screen
+    event_area: float = 0.03  # part of the pixels that makes a change; more than a moving cursor's
+    bad_samples: Annotated[Strict | Skip, Kind] = Strict()
+
+
+@dataclass(frozen=True)
+class _Window:
+    name: str
+    frames: np.ndarray  # (clip_frames, C, H, W)
+    rows: dict[str, np.ndarray]  # (clip_frames, ...)
+
+
+def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, seed: int) -> "Batches":
+    """This rank's view of the endless stream of global batches of the dataset in `folder`."""
+    if min(config.clip_frames, config.clip_stride, config.global_batch_size) < 1:
+        raise ValueError("data: clip_frames, clip_stride and global_batch_size must be at least 1")
+    if config.global_batch_size % world_size:
+        raise ValueError(
+            f"data: global_batch_size {config.global_batch_size} does not divide among {world_size} ranks: "
+            "choose a batch size that is a multiple of the number of ranks"
+        )
+    dataset = Dataset.open(folder, check_sizes=isinstance(config.bad_samples, Strict))
+    return Batches(config, dataset, rank, world_size, seed)
+
+
+class Batches:
+    """Called with a cursor (samples consumed by all ranks), gives (Batch, next cursor) without end."""
+
+    def __init__(self, config: DataConfig, dataset: Dataset, rank: int, world_size: int, seed: int) -> None:
+        self.config, self.dataset, self.rank, self.world_size = config, dataset, rank, world_size
+        self.bad: dict[int, str] = {}  # clip: what is wrong with it
+        self.skipped = 0  # samples replaced so far, for the metrics
+        self._lock = threading.Lock()
+        self._windows = Windows(config.clip_frames, config.clip_stride, seed, config.event_fraction, config.event_area)
+        self._events = [self._windows.events(clip.changed) for clip in dataset.clips]
+        self._order = Order(self._windows_per_clip(), seed, config.num_readers, config.block_clips)
+        self._cache = ClipCache(config.cache_megabytes << 20) if self._whole_clips_fit() else None
+
+    @property
+    def num_windows(self) -> int:
+        """Samples in one epoch."""
+        return self._order.num_windows
+
+    def __call__(self, cursor: int) -> Iterator[tuple[Batch, int]]:
+        """Closing the iterator, or dropping it, ends its threads; an error in one of them is raised here."""
+        cursors = itertools.count(cursor, self.config.global_batch_size)
+        if self.config.num_workers == 0:
+            for position in cursors:
+                yield self.batch(position), position + self.config.global_batch_size
+        pool = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="batches")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for ahead in cursors:
+                pending.append(pool.submit(self.batch, ahead))
+                if len(pending) > self.config.num_workers + 1:
+                    cursor += self.config.global_batch_size
+                    yield pending.popleft().result(), cursor
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def batch(self, cursor: int) -> Batch:
+        """This rank's part of the global batch that begins at `cursor`."""
+        positions = range(cursor + self.rank, cursor + self.config.global_batch_size, self.world_size)
+        windows = [self._sample(position) for position in positions]
+        latents = self.dataset.manifest.kind == "latents"
+        frames = [window.frames for window in windows]
+        stacked = torch.from_numpy(np.stack(frames, dtype=np.float32 if latents else np.uint8))
+        return Batch(
+            step=cursor // self.config.global_batch_size,
+            index=torch.tensor(positions, dtype=torch.int64),
+            given=Given(action=Action.concatenate([to_action(window.rows) for window in windows], 0)),
+            video=None if latents else stacked,
+            latents=stacked if latents else None,
+            sample_ids=tuple(window.name for window in windows),
+        )
+
+    def _sample(self, position: int) -> _Window:
+        """The window at a position of the stream, or the one that stands in for it if its clip is bad."""
+        for attempt in range(_SUBSTITUTES):
+            # Half an epoch away: a neighbour would be in the same batch already.
+            place = position + attempt * (self.num_windows // 2 + 1)
+            epoch, clip, window = self._order.sample(place)
+            if clip in self.bad:
+                continue
+            try:
+                found = self._window(epoch, clip, window)
+            except DataError as error:
+                self._give_up_or_skip(clip, error)
+                continue
+            if attempt:
+                with self._lock:
+                    self.skipped += 1
+            return found
+        raise DataError(f"{self.dataset.folder}: {_SUBSTITUTES} samples in a row are in bad clips; {self._complaint()}")
+
+    def _give_up_or_skip(self, clip: int, error: DataError) -> None:
+        policy = self.config.bad_samples
+        if isinstance(policy, Strict):
+            raise error
+        with self._lock:
+            if clip not in self.bad:
+                self.bad[clip] = str(error)
+                log.warning("skipped a bad clip (%d so far): %s", len(self.bad), error)
+            if len(self.bad) > policy.budget * len(self.dataset.clips):
+                raise DataError(f"{self.dataset.folder}: {self._complaint()}") from error
+
+    def _complaint(self) -> str:
+        policy, last = self.config.bad_samples, next(reversed(self.bad.values()), "")
+        budget = policy.budget if isinstance(policy, Skip) else 0.0
+        total = len(self.dataset.clips)
+        return f"{len(self.bad)} of {total} clips are bad, the budget is {budget:.1%}; the last: {last}"
+
+    def _window(self, epoch: int, clip: int, window: int) -> _Window:
+        entry, length = self.dataset.clips[clip], self.config.clip_frames
+        start = self._windows.start(entry.num_frames, self._events[clip], epoch, clip, window)
+        cut = slice(start, start + length)
+        if self._cache is None:
+            frames, rows = self._frames(clip, start, length), self.dataset.rows(clip)
+        else:
+            whole = self._cache.get(clip, self._decode)
+            frames, rows = whole.frames[cut], whole.rows
+        return _Window(f"{entry.key}@{start}", frames, {name: values[cut] for name, values in rows.items()})
+
+    def _decode(self, clip: int) -> DecodedClip:
+        return DecodedClip(self._frames(clip), self.dataset.rows(clip))
+
+    def _frames(self, clip: int, start: int = 0, count: int | None = None) -> np.ndarray:
+        """(count, C, H, W), whatever order the disk has."""
+        frames = self.dataset.frames(clip, start, count)
+        if self.dataset.manifest.kind == "video":
+            return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+        return frames
+
+    def _windows_per_clip(self) -> list[list[int]]:
+        """Windows of each clip, by shard."""
+        shards: dict[str, list[int]] = {}
+        for clip in self.dataset.clips:
+            shards.setdefault(clip.shard, []).append(self._windows.count(clip.num_frames))
+        if not any(n for counts in shards.values() for n in counts):
+            longest = max((clip.num_frames for clip in self.dataset.clips), default=0)
+            raise DataError(
+                f"{self.dataset.folder}: no clip has {self.config.clip_frames} frames (the longest of "
+                f"{len(self.dataset.clips)} has {longest}); set data.clip_frames lower or record longer clips"
+            )
+        return list(shards.values())
+
+    def _whole_clips_fit(self) -> bool:
+        """Whether the clips that this rank's readers shuffle at one time fit the cache; if not, windows are decoded."""
+        manifest = self.dataset.manifest
+        frame_bytes = manifest.height * manifest.width * 3
+        if manifest.kind == "latents":
+            frame_bytes = max(clip.members[LATENTS].size // clip.num_frames for clip in self.dataset.clips)
+        clip_bytes = max(clip.num_frames for clip in self.dataset.clips) * frame_bytes
+        readers = math.ceil(self.config.num_readers / self.world_size)
+        at_once = min(readers * self.config.block_clips, len(self.dataset.clips))
+        return at_once * clip_bytes <= self.config.cache_megabytes << 20

@@ -1,0 +1,110 @@
+"""Who acts while a recording is made. A policy and a seed give the same Controls for the same screens."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+
+from data_pipeline.controls import Controls, Event
+from data_pipeline.environments.environment import Environment
+from data_pipeline.human_policy import HumanPolicyConfig
+from wm.config import Kind, config
+
+
+class Policy(Protocol):
+    name: str
+    seed: int  # of the last reset
+
+    def reset(self, environment: Environment, seed: int) -> None:
+        """Forget everything; the next `act` is the first of a recording."""
+        ...
+
+    def act(self, environment: Environment, info: dict[str, Any]) -> Controls:
+        """What to do until the next frame, given `info` of the current one."""
+        ...
+
+
+@config
+class RandomPolicyConfig:
+    """Uniform jumps, presses and releases: no person moves so, but every place and every order is seen."""
+
+    kind: Literal["random"] = "random"
+    jump: float = 0.7  # probability in each frame that the pointer goes somewhere else
+    toggle: float = 0.3  # probability that a button goes down, or up where it is down
+    tap: float = 0.2  # probability that a key is pressed and released within the frame
+
+    def build(self) -> "RandomPolicy":
+        return RandomPolicy(self)
+
+
+class RandomPolicy:
+    name = "random"
+
+    def __init__(self, config: RandomPolicyConfig) -> None:
+        self.config = config
+        self.seed = 0
+
+    def reset(self, environment: Environment, seed: int) -> None:
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._held: set[str] = set()
+        self._height, self._width = environment.render().shape[:2]
+
+    def act(self, environment: Environment, info: dict[str, Any]) -> Controls:
+        rng, space = self._rng, environment.action_space
+        pointer = (int(info["pointer"][0]), int(info["pointer"][1]))
+        if rng.random() < self.config.jump:
+            pointer = (int(rng.integers(self._width)), int(rng.integers(self._height)))
+        events: list[Event] = []
+        if space.buttons and rng.random() < self.config.toggle:
+            events.append(self._toggle(_one_of(rng, space.buttons)))
+        if space.keys and rng.random() < self.config.tap:
+            key = _one_of(rng, space.keys)
+            events += [Event("press", key), Event("release", key)]
+        return Controls(pointer, tuple(events))
+
+    def _toggle(self, button: str) -> Event:
+        event = Event("release" if button in self._held else "press", button)
+        self._held ^= {button}
+        return event
+
+
+@config
+class ScriptedPolicyConfig:
+    """Replays `steps`, each as `Controls.to_dict` writes it; after the last one the hand rests."""
+
+    kind: Literal["scripted"] = "scripted"
+    steps: tuple[dict[str, Any], ...] = ()
+    repeat: bool = False  # begin again after the last step
+
+    def build(self) -> "ScriptedPolicy":
+        """ValueError for a step that is not Controls."""
+        return ScriptedPolicy(self)
+
+
+class ScriptedPolicy:
+    name = "scripted"
+
+    def __init__(self, config: ScriptedPolicyConfig) -> None:
+        self.config = config
+        self.steps = tuple(Controls.from_dict(step) for step in config.steps)
+        self.seed = 0
+
+    def reset(self, environment: Environment, seed: int) -> None:
+        self.seed = seed
+        self._next = 0
+
+    def act(self, environment: Environment, info: dict[str, Any]) -> Controls:
+        if self.config.repeat and self._next == len(self.steps):
+            self._next = 0
+        if self._next >= len(self.steps):
+            return Controls((int(info["pointer"][0]), int(info["pointer"][1])))
+        self._next += 1
+        return self.steps[self._next - 1]
+
+
+PolicyConfig = Annotated[RandomPolicyConfig | HumanPolicyConfig | ScriptedPolicyConfig, Kind]
+
+
+def _one_of(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]

@@ -1,0 +1,48 @@
+"""Where in a clip a window starts: how many windows a clip has, and which frame each begins with in which epoch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.order import uniform
+
+_SHIFT, _CHOOSE, _EVENT, _PLACE = range(4)  # what a random number is for
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `clip_frames` frames, one every `clip_stride`; a pure function of (seed, epoch, clip, window).
+
+    In each epoch all starts of a clip are shifted by the same random number of frames, modulo the number of starts:
+    over the epochs every start is equally likely, and within one no two windows are the same. `event_fraction` of the
+    windows start so that a frame of which at least `event_area` changed lies in their later half, where it has a past.
+    """
+
+    clip_frames: int
+    clip_stride: int
+    seed: int
+    event_fraction: float = 0.0
+    event_area: float = 0.03
+
+    def count(self, num_frames: int) -> int:
+        """Windows of a clip of `num_frames` frames; 0 if it is shorter than a window."""
+        return max(0, (num_frames - self.clip_frames) // self.clip_stride + 1)
+
+    def events(self, changed: tuple[float, ...]) -> np.ndarray:
+        """Numbers of the frames that a window can be laid around, given the part of each frame that changed."""
+        frames = np.flatnonzero(np.asarray(changed) >= self.event_area)
+        return frames[frames >= self.clip_frames // 2]
+
+    def start(self, num_frames: int, events: np.ndarray, epoch: int, clip: int, window: int) -> int:
+        """First frame of `window`; the window lies inside the clip."""
+        num_starts = num_frames - self.clip_frames + 1
+        if len(events) and uniform(self.seed, epoch, clip, window, _CHOOSE) < self.event_fraction:
+            return self._around_event(num_starts, events, (self.seed, epoch, clip, window))
+        shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
+        return (window * self.clip_stride + shift) % num_starts
+
+    def _around_event(self, num_starts: int, events: np.ndarray, key: tuple[int, int, int, int]) -> int:
+        event = int(events[int(uniform(*key, _EVENT) * len(events))])
+        first = self.clip_frames // 2  # place in the window where the event may lie: from here to the last frame
+        place = first + int(uniform(*key, _PLACE) * (self.clip_frames - first))
+        return min(max(event - place, 0), num_starts - 1)

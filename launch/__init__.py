@@ -1,0 +1,1 @@
+"""Where the work runs: stages and pipelines, with Ray or without."""

@@ -1,0 +1,234 @@
+"""One Ray runtime for all stages of a pipeline, and Ray Train for the stages that train.
+
+Ray places the workers and replaces lost ones. It is no judge of what is complete: every attempt has a name of its own, so
+that Ray finds nothing to resume, and the loop takes up our own newest whole checkpoint.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from launch import prepare, worker
+from launch.run_config import RunConfig
+from launch.runtime import STOP, StageError, check_gpus
+from wm.config import ConfigError, from_dict, to_dict
+from wm.engine.world import World
+
+log = logging.getLogger(__name__)
+
+# Ray's own settings, for it and all its workers; what the user has set stays.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no request leaves the machine
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a stage is seen that late; the default is 2 s
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # the default is to wait for ever
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
+}
+OBJECT_STORE = 256 << 20  # bytes; nothing large goes through Ray
+STOP_SECONDS = 120.0  # for one step and one checkpoint after an interrupt
+
+# What a rank says when it lost its peers: the error to blame is another one's, and a second attempt may go well.
+LOST_PEER = ConnectionError | TimeoutError | torch.distributed.DistError
+LOST_PEER_WORDS = ("connection closed by peer", "connection reset", "gloo", "nccl")
+
+
+class Cluster:
+    """A Runtime on Ray: of this machine, or the one at `address`. One context for all stages."""
+
+    def __init__(self, address: str | None = None):
+        self._address = address
+
+    def __enter__(self) -> Self:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("ray").setLevel(
+            logging.ERROR
+        )  # it tells that a token protects the runtime, which is its default
+        # The nodes of a cluster that runs already have an environment of their own: the job brings the settings along.
+        environment = {name: os.environ[name] for name in SETTINGS}
+        where: dict[str, Any] = (
+            {"address": self._address, "runtime_env": {"env_vars": environment}}
+            if self._address
+            else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        )
+        _start(where)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ray.shutdown()
+
+    map_tasks = staticmethod(prepare.map_tasks)
+
+    def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
+        """Train `run`; a lost worker is replaced, an error of our own code is raised here as itself."""
+        check_resources(run)
+        folder = run.output(root)
+        for attempt in range(run.resources.max_failures + 1):
+            try:
+                return _fit(run, root, folder)
+            except TrainingFailedError as error:
+                cause = _cause(error)
+                (folder / "error.log").write_text(str(error))
+                if attempt == run.resources.max_failures or not _passing(cause):
+                    raise _as_ours(cause, folder) from error
+                log.warning("a worker was lost (%s); goes on from its last checkpoint", _line(cause))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _start(where: dict[str, Any], attempts: int = 2) -> None:
+    """ray.init, once more where it failed: Ray gives its own processes 30 seconds, which a loaded machine may exceed."""
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster answers at {where.get('address')}: {error}") from None
+    except Exception as error:  # Ray raises the class Exception itself
+        ray.shutdown()
+        if attempts == 1 or "address" in where:
+            raise StageError(f"Ray did not start: {_line(error)}; --local does without") from error
+        _start(where, attempts - 1)
+
+
+def check_resources(run: RunConfig) -> None:
+    """ConfigError where `run` asks for more than the cluster has; without it Ray would wait for the rest to join."""
+    there = ray.cluster_resources()
+    check_gpus(run.resources, there.get("GPU", 0.0))
+    needed, cores = run.resources.num_workers * run.resources.cpus, there.get("CPU", 0.0)
+    if needed > cores:
+        raise ConfigError(
+            f"resources ask for {needed:g} cores ({run.resources.num_workers} workers with {run.resources.cpus:g} each) and "
+            f"there are {cores:g}; lower resources.num_workers or resources.cpus_per_worker"
+        )
+
+
+def _fit(run: RunConfig, root: Path, folder: Path) -> dict[str, Any]:
+    """One attempt, in a thread: Ray would take the interrupt from the keyboard for itself on the main one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STOP).unlink(missing_ok=True)
+    trainer = _trainer(run, root, folder)
+    outcome: list[Any] = []
+    thread = threading.Thread(target=_record_outcome, args=(trainer, outcome), daemon=True, name="fit")
+    thread.start()
+    try:
+        _wait(thread)
+    except KeyboardInterrupt:
+        (folder / STOP).touch()
+        _wait(thread, STOP_SECONDS)
+        if thread.is_alive():
+            raise
+    finally:
+        (folder / STOP).unlink(missing_ok=True)
+        shutil.rmtree(folder / ".ray", ignore_errors=True)
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    result: dict[str, Any] = outcome[0].return_value
+    return result
+
+
+def _record_outcome(trainer: TorchTrainer, outcome: list[Any]) -> None:
+    try:
+        outcome.append(trainer.fit())
+    except BaseException as error:  # raised again by whoever waits
+        outcome.append(error)
+
+
+def _wait(thread: threading.Thread, seconds: float = float("inf")) -> None:
+    """Until `thread` ends; short waits, or the interrupt would not get through."""
+    end = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < end:
+        thread.join(0.2)
+
+
+def _trainer(run: RunConfig, root: Path, folder: Path) -> TorchTrainer:
+    wants = run.resources
+    environment = {"OMP_NUM_THREADS": str(wants.threads), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]}
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"run": to_dict(run), "root": str(root.resolve())},
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.timeout_seconds)
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=wants.num_workers,
+            use_gpu=wants.gpus_per_worker > 0,
+            resources_per_worker={"CPU": wants.cpus}
+            | ({"GPU": wants.gpus_per_worker} if wants.gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{folder.name}-{time.time_ns()}",
+            storage_path=str((folder / ".ray").resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each training worker does, in its own process."""
+    run, root = from_dict(RunConfig, settings["run"]), Path(settings["root"])
+    torch.set_num_threads(run.resources.threads)
+    world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
+    folder = run.output(root)
+    _log_to(folder / f"log-{world.rank}.txt")
+    return worker.train(run, root, world, on_checkpoint=_report, should_stop=(folder / STOP).exists)
+
+
+def _report(step: int, folder: Path) -> None:
+    """Tell Ray that a checkpoint is whole and where. All ranks call.
+
+    As a number and a name, not as Ray's Checkpoint: that would have to lie in Ray's own folder.
+    """
+    ray.train.report({"step": step, "checkpoint": str(folder)})
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("wm", "launch", "data_pipeline", "py.warnings"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def _cause(error: TrainingFailedError) -> BaseException:
+    """What went wrong first: an error of our own code where there is one, else how Ray describes the loss of a worker."""
+    if not isinstance(error, WorkerGroupError):
+        return error
+    causes = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+    return min(causes, key=_passing, default=error)
+
+
+def _passing(cause: BaseException) -> bool:
+    """Whether a second attempt may go well: a process or its connection died, nothing in our code complained."""
+    return isinstance(cause, LOST_PEER | RayError | RayTrainError) or (
+        isinstance(cause, RuntimeError) and any(word in str(cause).lower() for word in LOST_PEER_WORDS)
+    )
+
+
+def _as_ours(cause: BaseException, folder: Path) -> BaseException:
+    """`cause` itself if its text says what to do, else one line that says where to look."""
+    if isinstance(cause, ValueError | OSError | FloatingPointError) and not _passing(cause):
+        return cause
+    return StageError(f"{_line(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt")
+
+
+def _line(cause: BaseException) -> str:
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0]}"

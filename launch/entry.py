@@ -1,0 +1,56 @@
+"""What every command of `launch` does around its work: one line for a mistake, exit codes, one run a root at a time."""
+
+import errno
+import fcntl
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launch.runtime import StageError
+from wm.config import ConfigError
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
+    """The exit code of `work`. An error becomes one line on stderr that says what to do; `command` goes on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return work()
+    except KeyboardInterrupt:
+        say(f"interrupted; what is finished stays. Go on with: {command}")
+        return INTERRUPTED
+    except (ValueError, OSError, StageError, ArithmeticError) as error:
+        if show_traceback:
+            traceback.print_exc()
+        say(explain(error))
+        return FAILED if isinstance(error, StageError | ArithmeticError) else BAD_INPUT
+
+
+def explain(error: BaseException) -> str:
+    """One line: what was given, what is needed, what to do."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{where}: make room and give the same command again, it goes on where it was"
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def say(text: str) -> None:
+    print(f"error: {text}" if not text.startswith("interrupted") else text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def sole_user(root: Path) -> Iterator[None]:
+    """While it lasts no other run uses `root`; ConfigError where one does."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another run is using {root}: wait for it, stop it, or give another --root") from None
+        yield

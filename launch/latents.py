@@ -1,0 +1,114 @@
+"""The encode_latents stage: one shard of recordings into one shard of latents a task, and the statistics of all."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample
+from data_pipeline.shards import Dataset, write_manifest, write_shard
+from launch.resources import Resources
+from launch.shard_work import MapTasks, forget_notes, note, noted, work_hash
+from wm.config import from_dict, to_dict
+from wm.stages.encode_latents import EncodeLatentsConfig, Encoder
+
+
+def make_latents(
+    settings: EncodeLatentsConfig,
+    root: Path,
+    source: Path,
+    folder: Path,
+    map_tasks: MapTasks,
+    resources: Resources,
+    on_done: Callable[[int], None],
+) -> dict[str, Any]:
+    """The dataset of latents of the recordings in `source`, in `folder`, and what `result.json` says of it."""
+    recordings = Dataset.open(source).manifest
+    device = "cuda" if resources.gpus_per_worker else "cpu"
+    tasks = [(settings, root, source, entry.name, folder, device) for entry in recordings.shards]
+    answers = map_tasks(encode_shard, tasks, resources, on_done)
+    statistics = merged(answers)
+    manifest = dataclasses.replace(
+        recordings,
+        kind="latents",
+        shards=from_dict(DatasetManifest, to_dict(recordings) | {"shards": [a["entry"] for a in answers]}).shards,
+        latents=statistics,
+    )
+    write_manifest(folder, manifest)
+    forget_notes(folder, [entry.name for entry in manifest.shards])
+    return {
+        "num_shards": len(answers),
+        "num_frames": sum(answer["entry"]["num_frames"] for answer in answers),
+        "vae_hash": statistics.vae_hash,
+        "mean": list(statistics.mean),
+        "std": list(statistics.std),
+    }
+
+
+def encode_shard(
+    settings: EncodeLatentsConfig, root: Path, source: Path, name: str, folder: Path, device: str
+) -> dict[str, Any]:
+    """One task: the latents of shard `name` of `source`, unless this very tokenizer made them before."""
+    encoder = settings.build(root, torch.device(device))
+    recordings = Dataset.open(source)
+    entry = next(entry for entry in recordings.manifest.shards if entry.name == name)
+    work = work_hash(encoder.vae_hash, entry.sha256)
+    done = noted(folder, name, work)
+    if done is not None:
+        return done
+    sums = Sums()
+    written = write_shard(folder / name, _encoded(encoder, recordings, name, sums))
+    answer = {"entry": to_dict(written), "vae_hash": encoder.vae_hash, "stride": encoder.stride, **sums.answer()}
+    return note(folder, name, work, answer)
+
+
+class Sums:
+    """Sums over the latents of a shard, a channel each, in float64 so that shards can be added in any order."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: np.ndarray | float = 0.0
+        self.squares: np.ndarray | float = 0.0
+
+    def add(self, latents: np.ndarray) -> None:
+        """Count in `latents` (T, C, h, w)."""
+        values = latents.astype(np.float64)
+        self.count += values.size // values.shape[1]
+        self.total = self.total + values.sum(axis=(0, 2, 3))
+        self.squares = self.squares + np.square(values).sum(axis=(0, 2, 3))
+
+    def answer(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "sum": np.asarray(self.total).tolist(),
+            "squares": np.asarray(self.squares).tolist(),
+        }
+
+
+def merged(answers: list[dict[str, Any]]) -> LatentStatistics:
+    """Mean and standard deviation of each channel over all shards; ValueError where two tokenizers were at work."""
+    makers = {(answer["vae_hash"], answer["stride"]) for answer in answers}
+    if len(makers) != 1:
+        raise ValueError(
+            f"the latents were made by different tokenizers {sorted(makers)}: the tokenizer changed while they were"
+        )
+    ((vae_hash, stride),) = makers
+    count = sum(answer["count"] for answer in answers)
+    mean = np.sum([answer["sum"] for answer in answers], axis=0) / count
+    variance = np.sum([answer["squares"] for answer in answers], axis=0) / count - np.square(mean)
+    std = np.sqrt(np.maximum(variance, 1e-12))
+    return LatentStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), vae_hash=vae_hash, stride=stride)
+
+
+def _encoded(encoder: Encoder, recordings: Dataset, name: str, sums: Sums) -> Iterator[Sample]:
+    for index, clip in enumerate(recordings.clips):
+        if clip.shard != name:
+            continue
+        sample = recordings.read(index)
+        assert sample.video is not None
+        latents = encoder.encode(sample.video)
+        sums.add(latents)
+        yield dataclasses.replace(sample, video=None, latents=latents)

@@ -1,0 +1,89 @@
+"""The evaluate stage: each model at each number of steps is a task; what they measured becomes the report."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.schema import to_action
+from data_pipeline.shards import Dataset
+from launch.resources import Resources
+from launch.shard_work import MapTasks
+from wm import artifact
+from wm.rollout import WorldSession
+from wm.stages.evaluate import Clip, EvaluateConfig, Evaluation, reconstruction
+
+VAE = ("vae", 0)  # the unit of the tokenizer alone
+
+
+def units(settings: EvaluateConfig) -> list[tuple[str, int]]:
+    """What is measured: the tokenizer, then every (model, number of steps)."""
+    return [VAE, *settings.units()]
+
+
+def make_measurements(
+    settings: EvaluateConfig,
+    root: Path,
+    folder: Path,
+    seed: int,
+    map_tasks: MapTasks,
+    resources: Resources,
+    on_done: Callable[[int], None],
+) -> dict[str, Any]:
+    """Every unit in `folder`, and what `result.json` says."""
+    device = "cuda" if resources.gpus_per_worker else "cpu"
+    tasks = [(settings, root, folder, seed, device, model, steps) for model, steps in units(settings)]
+    answers = map_tasks(measure_unit, tasks, resources, on_done)
+    return {
+        "units": {f"{model}-{steps}": a["seconds"] for (model, steps), a in zip(units(settings), answers, strict=True)}
+    }
+
+
+def measure_unit(
+    settings: EvaluateConfig, root: Path, folder: Path, seed: int, device: str, model: str, steps: int
+) -> dict[str, Any]:
+    """One task; does nothing where `folder` holds this unit of these weights and recordings."""
+    evaluation = open_evaluation(settings, root, folder, seed, device)
+    unit = evaluation.measure_vae() if (model, steps) == VAE else evaluation.measure(model, steps)
+    return {"seconds": unit["seconds"]}
+
+
+def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: int, device: str = "cpu") -> Evaluation:
+    """The models and the held-out recordings under `root`, ready to be measured."""
+    models = {
+        name: root / where for name, where in (("teacher", settings.teacher), ("student", settings.student)) if where
+    }
+    weights = {name: path / "weights" for name, path in models.items()}
+    vae = root / settings.vae / "weights"
+    world = artifact.assemble(
+        vae, weights, world=root.name, context_frames=settings.counts.context_frames, device=torch.device(device)
+    )
+    recordings = Dataset.open(root / settings.recordings)
+    hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]
+    return settings.build(
+        folder=folder,
+        open_session=partial(WorldSession, world),
+        reconstruct=reconstruction(world.vae, device),
+        clips=[clip_of(recordings, number) for number in range(len(recordings.clips))],
+        cursors=[
+            (cursor.name, cursor.hotspot, torch.from_numpy(cursor.array().copy()))
+            for cursor in recordings.manifest.cursors
+        ],
+        space=recordings.manifest.action_space,
+        seed=seed,
+        fingerprint=" ".join(hashes),
+    )
+
+
+def clip_of(recordings: Dataset, number: int) -> Clip:
+    """Recording `number` as evaluation and export take it."""
+    sample = recordings.read(number)
+    assert sample.video is not None
+    return Clip(
+        video=torch.from_numpy(sample.video.copy()).permute(0, 3, 1, 2).contiguous(),
+        action=to_action(sample.actions),
+        events=tuple(tuple(kinds) for kinds in sample.meta.get("events", ())),
+        key=sample.key,
+    )

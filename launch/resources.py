@@ -1,0 +1,31 @@
+"""What a stage may use of a machine: workers, cores, GPUs, patience."""
+
+import os
+
+from wm.config import config
+
+
+@config
+class Resources:
+    """Cores and GPUs are what Ray counts when it places work; the cores are also the threads that a worker uses."""
+
+    num_workers: int = 1  # ranks of a training stage; tasks at once of a stage that makes files
+    cpus_per_worker: float = 0.0  # 0: the cores of this machine, divided by the workers
+    gpus_per_worker: float = 0.0  # training: 0 or 1; tasks may share one GPU, as 0.25
+    max_failures: int = 1  # times a lost worker is replaced; training goes on from its own last checkpoint
+    timeout_seconds: float = 1800.0  # a collective that takes longer fails the run
+
+    @property
+    def cpus(self) -> float:
+        """Cores that one worker reserves."""
+        return self.cpus_per_worker or num_cores() / self.num_workers
+
+    @property
+    def threads(self) -> int:
+        """Threads that one worker computes with."""
+        return max(1, int(self.cpus))
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,91 @@
+"""What one run of one stage is told: the complete content of a stage file, and where its output goes."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from data_pipeline.loader import DataConfig
+from launch.recordings import RecordConfig
+from launch.resources import Resources
+from wm.config import ConfigError, Kind, config, load
+from wm.engine.loop import LoopConfig
+from wm.stages.distill import DistillConfig
+from wm.stages.encode_latents import EncodeLatentsConfig
+from wm.stages.evaluate import EvaluateConfig
+from wm.stages.export import ExportConfig
+from wm.stages.train_dit import TrainDiTConfig
+from wm.stages.train_vae import TrainVAEConfig
+
+TrainingConfig = TrainVAEConfig | TrainDiTConfig | DistillConfig
+StageConfig = Annotated[RecordConfig | TrainingConfig | EncodeLatentsConfig | EvaluateConfig | ExportConfig, Kind]
+
+# Where a stage writes, under the root of its world, when its file does not say.
+FOLDERS: Mapping[str, str] = {
+    "record": "recordings",
+    "train_vae": "vae",
+    "encode_latents": "latents",
+    "train_dit": "dit",
+    "distill": "distill",
+    "evaluate": "evaluate",
+    "export": "export",  # its notes; the world itself is in artifact/
+}
+RECORDINGS: Mapping[str, str] = {"encode_latents": "recordings/train", "export": "recordings/heldout"}
+
+
+@config
+class RunConfig:
+    """One stage file."""
+
+    stage: StageConfig
+    data: DataConfig | None = None  # what a training stage reads; `data.folder` is relative to the root
+    loop: LoopConfig | None = None  # how long a training stage goes on
+    seed: int = 0
+    recordings: str = ""  # dataset that encode_latents and export read; "" is the usual one (RECORDINGS)
+    folder: str = ""  # where the output goes, relative to the root; "" is the stage's usual place
+    learner: Literal["zero", "local"] = "zero"
+    resources: Resources = Resources()
+
+    @property
+    def kind(self) -> str:
+        return self.stage.kind
+
+    @property
+    def source(self) -> str:
+        """The dataset that this run reads, relative to the root; "" for a run that reads none."""
+        if self.data is not None:
+            return self.data.folder
+        return self.recordings or RECORDINGS.get(self.kind, "")
+
+    @property
+    def trains(self) -> bool:
+        return isinstance(self.stage, TrainingConfig)
+
+    def output(self, root: Path) -> Path:
+        """The folder that this run writes."""
+        return Path(root) / (self.folder or FOLDERS[self.kind])
+
+    def parts(self) -> tuple[DataConfig, LoopConfig]:
+        """Data and loop of a training stage; ConfigError where the file has none."""
+        if self.data is None or self.loop is None:
+            raise ConfigError(f"a {self.kind} run needs the sections data and loop; see configs/desktop_sim")
+        return self.data, self.loop
+
+
+def load_run(path: Path, overrides: Sequence[str] = (), hours: float = 0.0) -> RunConfig:
+    """The run that the file at `path` describes, its training made 4 * `hours` as long where `hours` is given."""
+    run = load(RunConfig, path, overrides)
+    if run.trains:
+        run.parts()
+    return scaled(run, hours) if hours else run
+
+
+def scaled(run: RunConfig, hours: float) -> RunConfig:
+    """`run` with 4 * `hours` times the optimizer steps: the files are written for a quarter of an hour of training."""
+    if not hours > 0:
+        raise ConfigError(f"hours is {hours}; it must be above 0 (0.25 is what the files are written for)")
+    if run.loop is None:
+        return run
+    num_steps = max(1, math.ceil(run.loop.num_steps * 4 * hours))
+    return dataclasses.replace(run, loop=dataclasses.replace(run.loop, num_steps=num_steps))

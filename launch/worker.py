@@ -1,0 +1,71 @@
+"""Where all layers meet: a run config, a dataset, a stage, a learner and the loop become one training run."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from data_pipeline.loader import open_batches
+from data_pipeline.schema import DatasetManifest
+from data_pipeline.shards import Dataset
+from launch.run_config import RunConfig, TrainingConfig, load_run
+from wm.config import from_dict, to_dict
+from wm.engine.learner import LocalLearner
+from wm.engine.loop import run as run_loop
+from wm.engine.protocols import Learner, MakeLearner
+from wm.engine.world import World
+from wm.engine.zero import ZeroLearner
+from wm.stages.context import DatasetFacts, LatentFacts, StageContext
+
+__all__ = ["RunConfig", "facts_of", "load_run", "make_learner", "train"]
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    run: RunConfig,
+    root: Path,
+    world: World,
+    on_checkpoint: Callable[[int, Path], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
+    data, loop = run.parts()
+    assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
+    folder = run.output(root)
+    dataset = root / data.folder
+    context = StageContext(
+        root=root,
+        make_learner=make_learner(run, loop.num_steps, world),
+        device=world.device,
+        seed=run.seed,
+        facts=facts_of(Dataset.open(dataset).manifest),
+    )
+    batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)
+    stage = run.stage.build(context)
+    return run_loop(
+        stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
+    )
+
+
+def make_learner(run: RunConfig, num_steps: int, world: World) -> MakeLearner:
+    """How the stages of `run` get their learners."""
+    kind = ZeroLearner if run.learner == "zero" else LocalLearner
+
+    def make(module: nn.Module, config: Any) -> Learner:
+        return kind(module, config, num_steps=num_steps, world=world)
+
+    return make
+
+
+def facts_of(manifest: DatasetManifest) -> DatasetFacts:
+    """What a stage may know of the data that it is trained on."""
+    return DatasetFacts(
+        action_space=manifest.action_space,
+        fps=manifest.fps,
+        height=manifest.height,
+        width=manifest.width,
+        latents=None if manifest.latents is None else from_dict(LatentFacts, to_dict(manifest.latents)),
+    )

@@ -1,0 +1,221 @@
+"""What the rollout tests share: a server in a thread, a page's end of the socket, and worlds small enough to be exact."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from websockets.sync.client import ClientConnection, connect
+
+from data_pipeline.controls import Controls
+from data_pipeline.environments.desktop_sim import DesktopSim, DesktopSimConfig
+from data_pipeline.schema import to_action
+from tools.actions import Beginning
+from tools.connection import Limits
+from tools.messages import FrameHeader
+from tools.pictures import decode
+from tools.server import Hall, address, listen, make_server
+from tools.session import Context, EnvironmentDream, EnvironmentSession, Game, Rows
+from wm.artifact import FORMAT_VERSION, DenoiserWeights, Manifest, World
+from wm.config import to_dict
+from wm.flow import FlowConfig
+from wm.models.denoiser import DenoiserConfig, WorldShape
+from wm.models.dit import DiTConfig
+from wm.models.vae import VideoVAEConfig
+
+FPS = 40.0
+
+
+def desktop(fps: float = FPS) -> DesktopSim:
+    return DesktopSimConfig(fps=fps).build()
+
+
+def desktop_game(open_dream: Callable[[], Any] | None = None, fps: float = FPS) -> Game:
+    """The simulated desktop, played by itself or by what `open_dream` makes."""
+    environment = desktop(fps)
+    return Game(
+        name="desktop_sim",
+        space=environment.action_space,
+        width=environment.config.width,
+        height=environment.config.height,
+        context_frames=3,
+        models={"student": 2},
+        open_dream=open_dream or (lambda: EnvironmentDream(desktop(fps), 3)),
+        open_environment=lambda: desktop(fps),
+    )
+
+
+class Logged(EnvironmentDream):
+    """A desktop that keeps what reached it, and waits or fails when told to."""
+
+    def __init__(self) -> None:
+        super().__init__(desktop(), 3)
+        self.seen: list[Controls] = []
+        self.wait = 0.0  # seconds a frame
+        self.broken = False
+        self.closed = False
+
+    def reset(self, begin: Beginning, context: Context) -> np.ndarray:
+        self.seen.clear()
+        return super().reset(begin, context)
+
+    def step(self, controls: Controls, row: Rows) -> np.ndarray:
+        time.sleep(self.wait)
+        if self.broken:
+            raise ArithmeticError("the model broke")
+        self.seen.append(controls)
+        return super().step(controls, row)
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, hall: Hall, url: str) -> None:
+        self.hall, self.url = hall, url
+        self.host = url.removeprefix("http://").rstrip("/")
+
+    def page(self, open_first: bool = True, **headers: str) -> "Page":
+        socket = connect(f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None)
+        return Page(socket, open_first)
+
+
+@contextlib.contextmanager
+def served(game: Game, folder: Path, **limits: float) -> Iterator[Served]:
+    """A server of `game` on a free port, gone afterwards."""
+    listener = listen("127.0.0.1", 0)
+    hall = Hall(game, folder, Limits(**limits))
+    server = make_server(hall)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
+    thread.start()
+    try:
+        yield Served(hall, address(listener))
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        hall.models.shutdown(wait=True)
+        assert not thread.is_alive(), "the server did not end"
+
+
+class Page:
+    """A page's end of the socket, as a program."""
+
+    def __init__(self, socket: ClientConnection, open_first: bool = True) -> None:
+        self.socket = socket
+        self.texts: list[dict[str, Any]] = []
+        if open_first:
+            self.say(kind="open")
+            self.hello = self.hear("hello")
+
+    def __enter__(self) -> "Page":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+
+    def say(self, **message: Any) -> None:
+        self.socket.send(json.dumps(message))
+
+    def hear(self, kind: str, seconds: float = 5.0) -> dict[str, Any]:
+        """The next text of `kind`; frames before it are acknowledged and forgotten, other texts kept in `texts`."""
+        until = time.monotonic() + seconds
+        while True:
+            data = self.socket.recv(max(0.01, until - time.monotonic()))
+            if isinstance(data, bytes):
+                self.say(kind="ack", frame=FrameHeader.unpack(data)[0].frame)
+            elif (message := json.loads(data))["kind"] == kind:
+                return message
+            else:
+                self.texts.append(message)
+
+    def frame(self, seconds: float = 5.0, ack: bool = True) -> tuple[FrameHeader, np.ndarray, np.ndarray | None]:
+        """The next frame; texts before it are kept in `texts`."""
+        until = time.monotonic() + seconds
+        while True:
+            data = self.socket.recv(max(0.01, until - time.monotonic()))
+            if isinstance(data, str):
+                self.texts.append(json.loads(data))
+                continue
+            header, dreamed, real = FrameHeader.unpack(data)
+            if ack:
+                self.say(kind="ack", frame=header.frame)
+            return header, decode(dreamed), decode(real) if real else None
+
+    def begin(self, pacing: str = "realtime", real: bool = False, **begin: Any) -> np.ndarray:
+        """Settings and a reset; the first frame comes back."""
+        self.say(kind="settings", pacing=pacing, codec="webp", real=real)
+        self.say(kind="reset", begin=begin)
+        self.hear("begun")
+        header, dreamed, _ = self.frame()
+        assert header.number == 0
+        return dreamed
+
+    def step(self, controls: Controls) -> tuple[np.ndarray, np.ndarray | None]:
+        """Lockstep: the frame of exactly these controls."""
+        events = [["wheel", e.dx, e.dy] if e.kind == "wheel" else [e.kind, e.target] for e in controls.events]
+        self.say(kind="step", row={"pointer": list(controls.pointer), "events": events})
+        _, dreamed, real = self.frame()
+        return dreamed, real
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether `condition` comes true in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+def small_world(frames: int = 3) -> World:
+    """An untrained model of the desktop whose frames depend on all that it is given; it dreams noise."""
+    torch.manual_seed(0)
+    environment = desktop()
+    height, width = environment.config.height, environment.config.width
+    vae = VideoVAEConfig(latent_channels=4, widths=(16, 24)).build()
+    shape = WorldShape(
+        action_space=environment.action_space, channels=4, rows=height // vae.stride, columns=width // vae.stride, stride=vae.stride
+    )
+    settings = DenoiserConfig(dit=DiTConfig(hidden_size=32, depth=2, num_heads=2, window=6))
+    models, cards = {}, {}
+    for name, num_steps in (("student", 2), ("teacher", 3)):
+        models[name] = settings.build(shape).eval().requires_grad_(False)
+        for weight in models[name].parameters():
+            weight.normal_(0, 0.2)
+        cards[name] = DenoiserWeights(
+            denoiser=settings,
+            shape=shape,
+            flow=FlowConfig(),
+            mean=(0.0,) * 4,
+            std=(1.0,) * 4,
+            vae_hash="0" * 16,
+            context_level=0.05,
+            sampler="consistency" if name == "student" else "euler",
+            num_steps=num_steps,
+            shift=1.0,
+        )
+    start = EnvironmentSession(desktop(), frames).reset(seed=99)
+    video = torch.from_numpy(start.frames.transpose(0, 3, 1, 2).copy())
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        world="desktop_sim",
+        fps=FPS,
+        height=height,
+        width=width,
+        context_frames=frames,
+        vae=vae.config,
+        models=cards,
+        environment=to_dict(environment.config),
+        files={},
+        versions={},
+    )
+    return World(manifest, vae.eval().requires_grad_(False), models, ((video, to_action(start.rows)),))

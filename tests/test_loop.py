@@ -1,0 +1,233 @@
+"""The run as a whole: resume, refusal, signals, failing disks, an end that stays an end."""
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wm.batch import Batch, Given
+from wm.config import ConfigError
+from wm.engine import checkpoint
+from wm.engine.checkpoint import CheckpointError
+from wm.engine.learner import LearnerConfig, LocalLearner
+from wm.engine.loop import LoopConfig, run
+from wm.engine.protocols import Metrics, Part
+from wm.engine.world import World
+
+
+class LineStage:
+    """Learns y = 2x with dropout, so that a resume must repeat draws that are not keyed by sample."""
+
+    def __init__(self, num_steps: int, fail_at: int = -1):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+        settings = LearnerConfig(learning_rate=1e-2, warmup_steps=0, average_decay=0.9)
+        self.learner = LocalLearner(module, settings, num_steps=num_steps, world=World.single())
+        self.seen: list[int] = []
+        self._fail_at = fail_at
+
+    def step(self, batch: Batch) -> Metrics:
+        self.seen.append(batch.step)
+        bad = batch.step == self._fail_at
+
+        def loss(part: Batch) -> tuple[Tensor, Metrics]:
+            x = part.latents.reshape(-1, 3)
+            error = (self.learner(x) - 2 * x).square().mean()
+            return error * (float("nan") if bad else 1.0), {}
+
+        return self.learner.update(loss, batch)
+
+    def parts(self) -> Mapping[str, Part]:
+        return {"model": self.learner}
+
+    def sample(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"video": torch.rand(4, 3, 6, 10), "picture": torch.rand(1, 6, 10)}
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        return {"final": torch.cat([w.reshape(-1) for w in self.learner.weights().values()]).tolist()}
+
+
+def open_batches(cursor: int) -> Iterator[tuple[Batch, int]]:
+    while True:
+        step = cursor // 4
+        latents = torch.randn(4, 1, 1, 1, 3, generator=torch.Generator().manual_seed(step))
+        ids = tuple(f"clip{step}@{i}" for i in range(4))
+        cursor += 4
+        yield (
+            Batch(step=step, index=torch.arange(cursor - 4, cursor), given=Given(), latents=latents, sample_ids=ids),
+            cursor,
+        )
+
+
+def start(
+    folder: Path, num_steps: int = 12, stage: LineStage | None = None, rate: float = 0.5, **given: Any
+) -> dict[str, Any]:
+    settings = LoopConfig(num_steps=num_steps, log_every=1, save_every=3, sample_every=5, keep_last=2)
+    tree = {"stage": {"kind": "line", "rate": rate, "sizes": (3, 5)}, "learner": {"zero_stage": given.pop("zero", 1)}}
+    return run(stage or LineStage(num_steps), open_batches, settings, folder, World.single(), tree, **given)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def stop_after(num_steps: int):
+    calls = iter(range(1, 1000))
+    return lambda: next(calls) >= num_steps
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path):
+    whole = start(tmp_path / "whole")
+    first = start(tmp_path / "parts", should_stop=stop_after(5))
+    assert first["stopped"]
+    assert first["step"] == 5
+    stage = LineStage(12)
+    second = start(tmp_path / "parts", stage=stage)
+    assert stage.seen == list(range(5, 12))
+    assert second["final"] == whole["final"]
+    assert not second["stopped"]
+    losses = {row["step"]: row["loss"] for row in rows(tmp_path / "whole")}
+    assert losses == {row["step"]: row["loss"] for row in rows(tmp_path / "parts")}
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path):
+    result = start(tmp_path)
+    stage = LineStage(12)
+    assert start(tmp_path, stage=stage) == result
+    assert stage.seen == []
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_a_kill_loses_what_came_after_the_last_checkpoint_and_no_more(tmp_path: Path):
+    whole = start(tmp_path / "whole")
+
+    class Killed(LineStage):
+        def step(self, batch: Batch) -> Metrics:
+            if batch.step == 8:
+                raise KeyboardInterrupt
+            return super().step(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "parts", stage=Killed(12))
+    stage = LineStage(12)
+    assert start(tmp_path / "parts", stage=stage)["final"] == whole["final"]
+    assert stage.seen[0] == 6
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog):
+    whole = start(tmp_path / "whole")
+    start(tmp_path / "parts", should_stop=stop_after(8))
+    path = tmp_path / "parts/checkpoints/step-8/model/rank-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    stage = LineStage(12)
+    with caplog.at_level(logging.WARNING):
+        assert start(tmp_path / "parts", stage=stage)["final"] == whole["final"]
+    assert stage.seen[0] == 6
+    assert "rank-00000.safetensors" in caplog.text
+
+
+def test_another_config_is_refused_field_by_field_unless_allowed(tmp_path: Path):
+    start(tmp_path, should_stop=stop_after(4))
+    with pytest.raises(ConfigError, match=r"stage\.rate: 0\.5 -> 0\.7"):
+        start(tmp_path, rate=0.7)
+    assert start(tmp_path, rate=0.7, zero=3, allow_changes=("stage.rate",))["step"] == 12
+
+
+def test_the_zero_stage_may_change(tmp_path: Path):
+    start(tmp_path, should_stop=stop_after(4))
+    assert start(tmp_path, zero=3)["step"] == 12
+
+
+def test_sigterm_saves_and_stops(tmp_path: Path):
+    class Terminated(LineStage):
+        def step(self, batch: Batch) -> Metrics:
+            if batch.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = start(tmp_path, stage=Terminated(12))
+    assert result["stopped"]
+    assert result["step"] == 5
+    assert checkpoint.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-5"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_it_runs_off_the_main_thread(tmp_path: Path):
+    results: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: results.append(start(tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0]["step"] == 12
+
+
+def test_a_skipped_step_has_its_own_row(tmp_path: Path):
+    settings = LoopConfig(num_steps=12, log_every=100, save_every=0)
+    run(LineStage(12, fail_at=6), open_batches, settings, tmp_path, World.single(), {})
+    found = {row["step"]: row["skipped_steps"] for row in rows(tmp_path)}
+    assert found == {1: 0.0, 7: 1.0, 12: 1.0}
+
+
+class Unwritable:
+    """A part whose disk is full at the given saves."""
+
+    def __init__(self, failing: set[int]):
+        self.count, self.failing = 0, failing
+
+    def save(self, folder: Path) -> None:
+        self.count += 1
+        (folder / "half").write_bytes(b"half")
+        if self.count in self.failing:
+            raise OSError(28, "No space left on device")
+
+    def load(self, folder: Path) -> None:
+        pass
+
+
+class FullDiskStage(LineStage):
+    def __init__(self, num_steps: int, failing: set[int]):
+        super().__init__(num_steps)
+        self.part = Unwritable(failing)
+
+    def parts(self) -> Mapping[str, Part]:
+        return {"model": self.learner, "other": self.part}
+
+
+def test_a_full_disk_is_survived_and_cleared(tmp_path: Path, caplog):
+    with caplog.at_level(logging.WARNING):
+        result = start(tmp_path, stage=FullDiskStage(12, {2, 3}))
+    assert result["step"] == 12
+    assert "No space left" in caplog.text
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-3", "step-12"}
+    assert [row["failed_saves"] for row in rows(tmp_path)][6] == 1.0
+
+
+def test_three_failed_saves_in_a_row_end_the_run(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="3 saves failed in a row, the last at step 12"):
+        start(tmp_path, stage=FullDiskStage(12, {2, 3, 4}))
+    assert checkpoint.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-3"
+
+
+def test_checkpoints_are_reported(tmp_path: Path):
+    heard: list[tuple[int, str]] = []
+    start(tmp_path, on_checkpoint=lambda step, path: heard.append((step, path.name)))
+    assert heard == [(n, f"step-{n}") for n in (3, 6, 9, 12)]
+
+
+def test_batches_that_end_are_an_error(tmp_path: Path):
+    settings = LoopConfig(num_steps=3)
+    batches = [next(open_batches(0))]
+    with pytest.raises(RuntimeError, match="step 1 of 3"):
+        run(LineStage(3), lambda _: iter(batches), settings, tmp_path, World.single(), {})

@@ -1,0 +1,1 @@
+"""What a person runs: play a world, replay a session, look at what was recorded."""

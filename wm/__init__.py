@@ -1,0 +1,1 @@
+"""wm: train, distil and play video and world models."""

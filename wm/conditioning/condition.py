@@ -1,0 +1,54 @@
+"""Condition: the four fields that a DiT reads, and what makes them."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wm.batch import Given
+
+
+@dataclass(frozen=True)
+class Condition:
+    tokens: Tensor | None = None  # (B, L, D) attended to: text
+    mask: Tensor | None = None  # (B, L) True where a token is real
+    frames: Tensor | None = None  # (B, T, D) added to the modulation of frame i: keys, buttons
+    maps: Tensor | None = None  # (B, T, M, H, W) joined to the latents: where the pointer is
+
+
+class Conditioner(Protocol):
+    """An nn.Module inside the denoiser, so its weights train with it."""
+
+    num_maps: int  # M of Condition.maps, 0 without
+
+    def __call__(self, given: Given) -> Condition: ...
+
+    def null(self, given: Given) -> Condition:
+        """The condition that says nothing, in the shapes of `given`, for dropping and for guidance."""
+        ...
+
+
+def _choose(keep: Tensor, condition: Tensor | None, null: Tensor | None) -> Tensor | None:
+    if condition is None or null is None:
+        return condition
+    return torch.where(keep.view(-1, *(1,) * (condition.dim() - 1)), condition, null)
+
+
+def dropped(condition: Condition, null: Condition, keep: Tensor) -> Condition:
+    """`condition` where `keep` (B,) is True, `null` elsewhere (Ho & Salimans 2022, algorithm 1)."""
+    return Condition(
+        tokens=_choose(keep, condition.tokens, null.tokens),
+        mask=_choose(keep, condition.mask, null.mask),
+        frames=_choose(keep, condition.frames, null.frames),
+        maps=_choose(keep, condition.maps, null.maps),
+    )
+
+
+def joined(first: Condition, second: Condition) -> Condition:
+    """The condition of two stretches of frames as that of one; what belongs to the whole clip is taken from the second."""
+
+    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return b if a is None or b is None else torch.cat([a, b], dim=1)
+
+    return Condition(second.tokens, second.mask, join(first.frames, second.frames), join(first.maps, second.maps))

@@ -1,0 +1,1 @@
+"""The engine: steps, learners, checkpoints and logs. Knows no model and no data format."""

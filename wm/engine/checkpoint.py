@@ -1,0 +1,297 @@
+"""Checkpoints that are whole or absent: write, verify, find, read and thin them out.
+
+All ranks write into `step-N.partial/`, sync it and meet; rank 0 then writes the manifest (every file's size and
+SHA-256) and renames the folder. Which one is the latest is computed from the manifests, never from a pointer file.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from wm.engine.protocols import Part
+from wm.engine.world import World
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or trusted; the message names the file."""
+
+
+def save(
+    root: Path,
+    step: int,
+    parts: Mapping[str, Part],
+    state: Mapping[str, Any],
+    world: World,
+    config_tree: Mapping[str, Any],
+) -> Path:
+    """The folder `root/step-N`, whole. CheckpointError on every rank when it failed on one; nothing is left then."""
+    final = root / f"step-{step}"
+    partial = root / f"step-{step}.partial"
+    try:
+        _everywhere(world, lambda: _start(partial, world))
+        _everywhere(world, lambda: _write_parts(partial, parts))
+        files = _hash_files(partial, world)
+        _everywhere(world, lambda: _publish(partial, final, files, step, state, world, config_tree))
+    except CheckpointError:
+        if world.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        world.barrier()
+        raise
+    return final
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Folders with a valid manifest whose files are all there at their size, newest first."""
+    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
+    return [path for _, path in sorted(found, reverse=True) if _whole(path)]
+
+
+def latest(root: Path) -> Path | None:
+    """The newest of `checkpoints`; None where there is none. Checksums are compared when it is loaded."""
+    return next(iter(checkpoints(root)), None)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What `folder` says of itself: step, state, config, files, world_size, versions. CheckpointError when damaged."""
+    path = folder / MANIFEST
+    try:
+        tree = json.loads(path.read_bytes())
+        body, seal = tree["body"], tree["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is unreadable ({error})") from None
+    if seal != _seal(body):
+        raise CheckpointError(f"{path} is damaged: its checksum differs")
+    if body["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {body['format_version']}; this program reads format {FORMAT_VERSION}")
+    return dict(body)
+
+
+def verify(folder: Path, world: World) -> dict[str, Any]:
+    """The manifest, once every file's SHA-256 was compared (ranks share the work); CheckpointError names the file."""
+    body = manifest(folder)
+    expected = {name: entry["sha256"] for name, entry in body["files"].items()}
+    found = _hash_files(folder, world)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise CheckpointError(f"{folder / name} is missing")
+        if name in expected and found[name]["sha256"] != expected[name]:
+            raise CheckpointError(f"{folder / name} is damaged: its SHA-256 differs from the manifest's")
+    return body
+
+
+def load(folder: Path, parts: Mapping[str, Part], world: World) -> dict[str, Any]:
+    """The state that was saved, with every part loaded. Nothing is loaded unless all checksums and part names agree."""
+    body = verify(folder, world)
+    stored = set(body["parts"])
+    if stored != set(parts):
+        raise CheckpointError(f"{folder} holds the parts {sorted(stored)}; this run has {sorted(parts)}")
+    for name, part in parts.items():
+        _everywhere(world, lambda part=part, name=name: part.load(folder / name))
+    return dict(body["state"])
+
+
+def newest_intact(root: Path, world: World) -> Path | None:
+    """The newest checkpoint whose checksums hold, older ones taking the place of damaged ones with a warning.
+
+    None where nothing was ever saved; CheckpointError where something was and nothing is intact.
+    """
+    names = world.broadcast_object([path.name for path in checkpoints(root)])
+    for name in names:
+        try:
+            verify(root / name, world)
+            return root / name
+        except CheckpointError as error:
+            logger.warning("%s; falling back to the checkpoint before it", error)
+    damaged = world.broadcast_object(sorted(p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)))
+    if damaged:
+        raise CheckpointError(f"no checkpoint in {root} is intact ({', '.join(damaged)}); remove them to start anew")
+    return None
+
+
+def retain(root: Path, keep_last: int, world: World) -> None:
+    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay."""
+    if world.rank == 0:
+        old = checkpoints(root)[max(1, keep_last) :]
+        for path in old:
+            # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
+            path = path.rename(path.with_name(f"{path.name}.deleted"))
+        for path in root.glob("step-*"):
+            if re.fullmatch(r"step-\d+\.(partial|deleted|replaced)", path.name):
+                shutil.rmtree(path, ignore_errors=True)
+    world.barrier()
+
+
+@contextmanager
+def locked(folder: Path, world: World, wait_seconds: float = 3.0) -> Iterator[None]:
+    """`folder` belongs to this run until the context ends; CheckpointError when another process has it.
+
+    The lock is the kernel's (flock), so one that a killed process left is free. A restarted run waits a little for the
+    process that it replaces.
+    """
+    file = None
+    error = None
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "run.lock", "a+")  # noqa: SIM115
+        error = _take(file, folder, wait_seconds)
+    error = world.broadcast_object(error)
+    try:
+        if error is not None:
+            raise CheckpointError(error)
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _take(file: Any, folder: Path, wait_seconds: float) -> str | None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                return f"{folder} is in use by {owner}; stop that run or choose another folder"
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    file.flush()
+    return None
+
+
+def _everywhere(world: World, action: Any) -> None:
+    """Run `action` on every rank; CheckpointError on all when it failed on one, so that no rank goes on alone."""
+    message = None
+    try:
+        action()
+    except (OSError, ValueError, RuntimeError) as error:
+        message = f"rank {world.rank}: {error}"
+    failures = [m for m in world.gather_objects(message) if m is not None]
+    if failures:
+        raise CheckpointError("; ".join(failures))
+
+
+def _start(partial: Path, world: World) -> None:
+    if world.rank == 0:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+
+
+def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
+    for name, part in parts.items():
+        folder = partial / name
+        folder.mkdir(exist_ok=True)
+        part.save(folder)
+    for path in _files(partial):
+        # Another rank's file may be under its temporary name and vanish; that rank syncs it.
+        with suppress(FileNotFoundError):
+            _sync(path)
+    for path in [partial, *(partial / name for name in parts)]:
+        _sync(path)
+
+
+def _publish(
+    partial: Path,
+    final: Path,
+    files: Mapping[str, Any],
+    step: int,
+    state: Mapping[str, Any],
+    world: World,
+    config_tree: Mapping[str, Any],
+) -> None:
+    if world.rank != 0:
+        return
+    body = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "state": dict(state),
+        "config": dict(config_tree),
+        "config_hash": _seal(config_tree)[:16],
+        "world_size": world.world_size,
+        "parts": sorted(path.name for path in partial.iterdir()),
+        "versions": _versions(),
+        "files": dict(files),
+    }
+    path = partial / MANIFEST
+    path.write_text(json.dumps({"sha256": _seal(body), "body": body}, indent=1))
+    _sync(path)
+    _sync(partial)
+    if final.exists():
+        # The run came by this step before: from a damaged checkpoint, or to save it once more.
+        final.rename(final.with_name(f"{final.name}.replaced"))
+    partial.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(final.with_name(f"{final.name}.replaced"), ignore_errors=True)
+
+
+def _hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file but the manifest, each read by one rank, known to all."""
+    names = world.broadcast_object([str(path.relative_to(folder)) for path in _files(folder) if path.name != MANIFEST])
+    own: dict[str, dict[str, Any]] = {}
+    failure = None
+    for name in names[world.rank :: world.world_size]:
+        try:
+            with open(folder / name, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                own[name] = {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
+        except OSError as error:
+            failure = f"{folder / name}: {error}"
+    results = world.gather_objects((own, failure))
+    failures = [message for _, message in results if message is not None]
+    if failures:
+        raise CheckpointError("; ".join(failures))
+    return {name: entry for files, _ in results for name, entry in files.items()}
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        files = manifest(folder)["files"]
+        return all((folder / name).stat().st_size == entry["size"] for name, entry in files.items())
+    except (CheckpointError, OSError):
+        return False
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _seal(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "deepspeed", "safetensors")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -1,0 +1,327 @@
+"""What turns a loss into an optimizer step: the config every learner reads, and LocalLearner, plain torch.
+
+LocalLearner is the reference that ZeroLearner is compared with. Steps are counted as
+applied optimizer steps: a skipped step moves neither the weights nor the schedule nor the average.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wm.batch import Batch
+from wm.config import config
+from wm.engine.average import Average, swapped
+from wm.engine.partition import Fragment, Reader, write
+from wm.engine.protocols import Loss, Metrics
+from wm.engine.world import World
+
+logger = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 5
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@config
+class LearnerConfig:
+    """How one module is trained. AdamW (Loshchilov & Hutter 2019); weight decay only on tensors of two axes or more."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup_steps: int = 100  # the rate rises linearly from 1/warmup_steps
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    final_learning_rate: float = 0.0  # where decay ends, as a fraction of learning_rate
+    gradient_clip: float = 1.0  # largest global norm; 0 clips nothing
+    precision: Literal["float32", "bfloat16"] = "float32"  # of module and gradient; masters and average are float32
+    zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
+    micro_batch_size: int = 0  # samples of one rank that go through at once; 0 is all
+    average_decay: float = 0.999  # 0 keeps no average
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay {self.average_decay} must be in [0, 1); 0 keeps no average")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must be in [0, 1)")
+        for name in ("weight_decay", "warmup_steps", "final_learning_rate", "gradient_clip", "micro_batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} must not be negative")
+
+
+def learning_rate(config: LearnerConfig, step: int, num_steps: int) -> float:
+    """The rate of the optimizer step after `step` applied ones, of `num_steps` in the run."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.decay == "constant":
+        return config.learning_rate * warmup
+    past = max(0, step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    left = 1.0 - min(1.0, past)
+    shape = left if config.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    return config.learning_rate * warmup * (config.final_learning_rate + (1.0 - config.final_learning_rate) * shape)
+
+
+def parameter_groups(module: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
+    """Trainable parameters by name: those with weight decay (two axes or more), then the others; no empty group."""
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError(
+            f"{type(module).__name__} has no parameter that requires a gradient; there is nothing to learn"
+        )
+    groups = [[item for item in named if item[1].ndim >= 2], [item for item in named if item[1].ndim < 2]]
+    return [group for group in groups if group]
+
+
+def untrained(module: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
+    """The entries of the state_dict that no optimizer moves, live: buffers and frozen parameters."""
+    moved = {id(p) for name, p in module.named_parameters() if name in trained}
+    return {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) not in moved}
+
+
+def whole_state(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state_dict on the CPU, with float32 `weights` for the trained parameters, under all names of a shared one."""
+    names = {id(p): name for name, p in module.named_parameters() if name in weights}
+    state = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        value = weights[names[id(tensor)]] if id(tensor) in names else tensor
+        state[name] = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+    return state
+
+
+def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
+    """Parts of at most `size` samples (0: one part) and the weight of each, so that weighted means are batch means."""
+    for part in batch.split(size or max(1, len(batch))):
+        yield part, len(part) / len(batch)
+
+
+class MetricMeans:
+    """Sums of weighted metrics over micro-batches, on the device; read once, with the loss among them."""
+
+    def __init__(self, world: World):
+        self._world = world
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, loss: Tensor, metrics: Metrics, weight: float) -> None:
+        for name, value in {"loss": loss, **metrics}.items():
+            tensor = torch.as_tensor(value, dtype=torch.float32, device=self._world.device).detach() * weight
+            self._sums[name] = self._sums[name] + tensor if name in self._sums else tensor
+
+    def own_loss(self) -> float:
+        """This rank's loss; waits for the device."""
+        return self._sums["loss"].item()
+
+    def rank_means(self) -> dict[str, Tensor]:
+        """Means over ranks, by one collective. Every rank must have added the same names."""
+        return dict(zip(self._sums, self._world.all_reduce_mean(torch.stack(list(self._sums.values()))), strict=True))
+
+
+@dataclass
+class StepCount:
+    """How many steps were applied and skipped; refuses to go on after too many skipped in a row."""
+
+    applied: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+    def apply(self) -> None:
+        self.applied += 1
+        self.skipped_in_a_row = 0
+
+    def skip(self, batch: Batch, own_loss: float, gradient_norm: float, world: World) -> None:
+        """Count and log a step that was not applied, with its samples. FloatingPointError at the fifth in a row."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        held = world.gather_objects((own_loss, batch.sample_ids))
+        suspects = [(rank, *item) for rank, item in enumerate(held) if not math.isfinite(item[0])]
+        suspects = suspects or [(rank, *item) for rank, item in enumerate(held)]
+        text = "; ".join(
+            f"rank {rank} loss {loss:g} samples {', '.join(ids) or '(unnamed)'}" for rank, loss, ids in suspects
+        )
+        line = f"step {batch.step} skipped on all ranks, gradient norm {gradient_norm:g}: {text}"
+        if world.rank == 0:
+            logger.warning(line)
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row, the last at step {batch.step}, had a loss or gradient that is "
+                f"not finite; lower learning_rate or look at the samples. Last: {line}"
+            )
+
+
+class _Group:
+    """Parameters of one weight decay as views of one flat tensor, with their float32 masters and gradients."""
+
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]], dtype: torch.dtype, device: torch.device):
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        self.master = torch.cat([p.detach().to(device, torch.float32).reshape(-1) for p in self.parameters])
+        self.low = self.master if dtype == torch.float32 else self.master.to(dtype)
+        self.gradient = torch.zeros_like(self.master)
+        self.master.grad = self.gradient
+        for parameter, view in zip(self.parameters, self.shaped(self.low), strict=True):
+            parameter.data = view
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        return list(flat.split([p.numel() for p in self.parameters]))
+
+    def shaped(self, flat: Tensor) -> list[Tensor]:
+        return [view.view(p.shape) for p, view in zip(self.parameters, self.split(flat), strict=True)]
+
+    def take_gradients(self) -> None:
+        """Add what backward left in the parameters, in float32, and clear it there."""
+        for parameter, view in zip(self.parameters, self.split(self.gradient), strict=True):
+            if parameter.grad is not None:
+                view.add_(parameter.grad.reshape(-1))
+                parameter.grad = None
+
+    def publish(self) -> None:
+        """Show the masters to the module."""
+        if self.low is not self.master:
+            self.low.copy_(self.master)
+
+
+class LocalLearner:
+    """One module, whole on every rank, by plain torch. With more than one rank gradients are averaged.
+
+    The module is moved to the world's device and its parameters are cast to `config.precision` in place; buffers and
+    inputs are not cast.
+    """
+
+    def __init__(self, module: nn.Module, config: LearnerConfig, *, num_steps: int, world: World):
+        self._module = module.to(world.device)
+        for parameter in module.parameters():  # not the buffers: rotary tables lose their meaning in bfloat16
+            parameter.data = parameter.data.to(DTYPES[config.precision])
+        self._config, self._num_steps, self._world = config, num_steps, world
+        self._groups = [_Group(named, DTYPES[config.precision], world.device) for named in parameter_groups(module)]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": [g.master], "weight_decay": _decay_of(g, config)} for g in self._groups],
+            lr=config.learning_rate,
+            betas=config.betas,
+            fused=True,
+        )
+        self._average = (
+            Average([g.master for g in self._groups], config.average_decay) if config.average_decay else None
+        )
+        self._count = StepCount()
+
+    @property
+    def module(self) -> nn.Module:
+        return self._module
+
+    @property
+    def _names(self) -> set[str]:
+        return {name for group in self._groups for name in group.names}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._module(*args, **kwargs)
+
+    def update(self, loss: Loss, batch: Batch) -> Metrics:
+        """One optimizer step, or none where any rank's loss or gradient is not finite. See protocols.Learner."""
+        means = self._accumulate(loss, batch)
+        norm = self._gradient_norm()
+        metrics = means.rank_means()
+        rate = learning_rate(self._config, self._count.applied, self._num_steps)
+        if bool(torch.isfinite(norm + metrics["loss"])):
+            self._apply(norm, rate)
+        else:
+            self._count.skip(batch, means.own_loss(), norm.item(), self._world)
+        return {**metrics, "grad_norm": norm, "learning_rate": rate, "skipped_steps": float(self._count.skipped)}
+
+    def _accumulate(self, loss: Loss, batch: Batch) -> MetricMeans:
+        means = MetricMeans(self._world)
+        for group in self._groups:
+            group.gradient.zero_()
+            for parameter in group.parameters:
+                parameter.grad = None
+        for part, weight in micro_batches(batch, self._config.micro_batch_size):
+            value, metrics = loss(part)
+            (value * weight).backward()
+            means.add(value, metrics, weight)
+            for group in self._groups:
+                group.take_gradients()
+        return means
+
+    def _gradient_norm(self) -> Tensor:
+        for group in self._groups:
+            if self._world.world_size > 1:
+                group.gradient.copy_(self._world.all_reduce_mean(group.gradient))
+        return torch.nn.utils.get_total_norm([g.gradient for g in self._groups])
+
+    def _apply(self, norm: Tensor, rate: float) -> None:
+        if self._config.gradient_clip:
+            torch.nn.utils.clip_grads_with_norm_([g.master for g in self._groups], self._config.gradient_clip, norm)
+        for settings in self._optimizer.param_groups:
+            settings["lr"] = rate
+        self._optimizer.step()
+        for group in self._groups:
+            group.publish()
+        if self._average is not None:
+            self._average.update([g.master for g in self._groups])
+        self._count.apply()
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        parameters = [p for g in self._groups for p in g.parameters]
+        with swapped(parameters, list(self._whole(self._average).values())):
+            yield self._module
+
+    def weights(self) -> dict[str, Tensor]:
+        """The average (the masters, where none is kept) and the frozen parameters and buffers, float32, on the CPU."""
+        return whole_state(self._module, self._whole(self._average))
+
+    def _whole(self, average: Average | None) -> dict[str, Tensor]:
+        flats = [g.master for g in self._groups] if average is None else average.tensors
+        return {
+            n: t
+            for g, flat in zip(self._groups, flats, strict=True)
+            for n, t in zip(g.names, g.shaped(flat), strict=True)
+        }
+
+    def save(self, folder: Path) -> None:
+        """Rank 0 writes; the others hold the same."""
+        if self._world.rank == 0:
+            write(folder, 0, self._fragments(), untrained(self._module, self._names), dataclasses.asdict(self._count))
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """What any learner saved, at any world size and ZeRO stage. ValueError where the parameters differ."""
+        reader = Reader(folder)
+        fragments = self._fragments()
+        reader.check({f.name: f.numel for f in fragments})
+        reader.fill(fragments)
+        for name, tensor in untrained(self._module, self._names).items():
+            tensor.copy_(reader.extra(name))
+        self._count = StepCount(**reader.facts)
+        for group in self._groups:
+            self._optimizer.state[group.master]["step"].fill_(self._count.applied)
+            group.publish()
+
+    def _fragments(self) -> list[Fragment]:
+        fragments: list[Fragment] = []
+        for index, group in enumerate(self._groups):
+            flats = {"master": group.master, **self._moments(group)}
+            if self._average is not None:
+                flats["average"] = self._average.tensors[index]
+            pieces = {kind: group.split(flat) for kind, flat in flats.items()}
+            for i, (name, parameter) in enumerate(zip(group.names, group.parameters, strict=True)):
+                fragments.append(Fragment(name, parameter.numel(), 0, {kind: p[i] for kind, p in pieces.items()}))
+        return fragments
+
+    def _moments(self, group: _Group) -> dict[str, Tensor]:
+        """AdamW's two moments, made (zero) where no step was taken yet, as AdamW itself would."""
+        state = self._optimizer.state[group.master]
+        if not state:
+            state["step"] = torch.zeros((), device=group.master.device)
+            state["exp_avg"] = torch.zeros_like(group.master)
+            state["exp_avg_sq"] = torch.zeros_like(group.master)
+        return {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+
+
+def _decay_of(group: _Group, config: LearnerConfig) -> float:
+    return config.weight_decay if group.parameters[0].ndim >= 2 else 0.0

@@ -1,0 +1,266 @@
+"""The run: resume, step, log, sample, save, stop, finish. Knows steps and folders; losses, models, optimizers not.
+
+Steps are optimizer steps: one call of `stage.step`. A run that is started again with the same folder goes on where its
+newest checkpoint was, bit for bit.
+"""
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm.config import ConfigError, config, difference, dump
+from wm.engine import checkpoint
+from wm.engine.checkpoint import CheckpointError
+from wm.engine.metrics import MetricsLog
+from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Stage
+from wm.engine.world import World
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_SAVES = 3
+# What may differ between a checkpoint and the run that goes on from it: none of these changes what is computed. A
+# name is a field anywhere in the config; a dotted path is that field or everything below it.
+ALWAYS_ALLOWED = ("zero_stage", "num_workers", "log_every", "save_every", "sample_every", "keep_last", "resources")
+
+
+@config
+class LoopConfig:
+    """How long a run is and how often it does what. Intervals are in steps; 0 is never."""
+
+    num_steps: int
+    log_every: int = 10
+    save_every: int = 500  # the end is always saved
+    sample_every: int = 0
+    keep_last: int = 2  # checkpoints that stay
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps {self.num_steps} must be at least 1")
+        if min(self.log_every, self.save_every, self.sample_every) < 0 or self.keep_last < 1:
+            raise ValueError(
+                "log_every, save_every and sample_every must not be negative; keep_last must be at least 1"
+            )
+
+
+def run(
+    stage: Stage,
+    open_batches: OpenBatches,
+    config: LoopConfig,
+    folder: Path,
+    world: World,
+    config_tree: Mapping[str, Any],
+    on_checkpoint: OnCheckpoint | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    allow_changes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What result.json says, with `stopped` True where the run ended early (then nothing is written, and it can go on).
+
+    Raises ConfigError when the checkpoint was made under another config, CheckpointError when the folder is in use, no
+    checkpoint is intact or three saves failed in a row, FloatingPointError when training diverged.
+    """
+    with checkpoint.locked(folder, world):
+        result = world.broadcast_object(_read_result(folder))
+        if result is not None:
+            logger.info("finished before at step %d; nothing to do", result["step"])
+            return result
+        with _stop_signals() as stopped:
+            progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint)
+            progress.resume(allow_changes)
+            progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
+            return progress.end()
+
+
+class _Progress:
+    """One run from its newest checkpoint to its end."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: LoopConfig,
+        folder: Path,
+        world: World,
+        config_tree: Mapping[str, Any],
+        on_checkpoint: OnCheckpoint | None,
+    ):
+        self._stage, self._config, self._folder, self._world = stage, config, folder, world
+        self._tree: dict[str, Any] = json.loads(
+            json.dumps(config_tree)
+        )  # as the manifest gives it back: lists, no tuples
+        self._on_checkpoint = on_checkpoint
+        self._root = folder / "checkpoints"
+        self._step, self._cursor, self._saved_step = 0, 0, -1
+        self._failed_saves = 0
+        self._seconds_before, self._started_at = 0.0, time.monotonic()
+        self._logged_step, self._logged_at = 0, time.monotonic()
+        self._skipped = 0.0
+        self._stopped = False
+
+    def resume(self, allow_changes: Sequence[str]) -> None:
+        """Take up the newest intact checkpoint; from scratch where there is none."""
+        path = checkpoint.newest_intact(self._root, self._world)
+        if path is not None:
+            _refuse_drift(checkpoint.manifest(path)["config"], self._tree, path, allow_changes)
+            state = checkpoint.load(path, self._stage.parts(), self._world)
+            self._step, self._cursor, self._seconds_before = state["step"], state["cursor"], state["seconds"]
+            self._saved_step = self._logged_step = self._step
+        self._log = MetricsLog(self._folder, self._world, first_step=self._step + 1 if self._step else 0)
+        if self._world.rank == 0:
+            dump(self._tree, self._folder / "config.yaml")
+        logger.info("resumed from step %d" if self._step else "starts at step %d", self._step)
+
+    def train(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
+        """Step until the end or until any rank wants to stop."""
+        self._started_at = self._logged_at = time.monotonic()
+        if self._step >= self._config.num_steps:
+            return
+        for batch, cursor in open_batches(self._cursor):
+            # Draws that are not keyed by sample (dropout) follow the step, so that a resumed run repeats them.
+            torch.manual_seed(self._step * self._world.world_size + self._world.rank)
+            metrics = self._stage.step(batch)
+            self._step, self._cursor = self._step + 1, cursor
+            self._log_metrics(metrics)
+            if self._due(self._config.sample_every):
+                self._log.pictures(self._step, self._stage.sample(batch))
+            self._stopped = self._world.any(stop())
+            if self._stopped or self._step == self._config.num_steps or self._due(self._config.save_every):
+                self._save()
+            if self._stopped or self._step == self._config.num_steps:
+                return
+        raise RuntimeError(f"the batches ended at step {self._step} of {self._config.num_steps}; they must not end")
+
+    def end(self) -> dict[str, Any]:
+        """Finish the stage and write result.json; only say so where the run stopped early."""
+        unfinished = self._step < self._config.num_steps
+        result: dict[str, Any] = {"step": self._step, "seconds": self._seconds(), "stopped": unfinished}
+        if unfinished:
+            logger.info("stopped at step %d", self._step)
+        else:
+            result |= self._stage.finish(self._folder)
+            self._world.barrier()
+            if self._world.rank == 0:
+                _write_result(self._folder, result)
+            logger.info("finished at step %d", self._step)
+        self._log.close()
+        return result
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self._step % every == 0
+
+    def _log_metrics(self, metrics: Metrics) -> None:
+        skipped = _skipped(metrics)
+        news = skipped > self._skipped  # a row of its own: a skip must be found at the step where it happened
+        self._skipped = max(skipped, self._skipped)
+        if not (news or self._step == 1 or self._step == self._config.num_steps or self._due(self._config.log_every)):
+            return
+        means = self._world.mean_metrics(metrics)
+        now = time.monotonic()
+        rate = (now - self._logged_at) / max(1, self._step - self._logged_step)
+        self._logged_step, self._logged_at = self._step, now
+        clock = {"seconds": self._seconds(), "seconds_per_step": rate, "failed_saves": float(self._failed_saves)}
+        self._log.log(self._step, {**clock, **means})
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started_at
+
+    def _save(self) -> None:
+        """Save this step. A failure is survived twice in a row: an old checkpoint is better than no run."""
+        if self._saved_step == self._step:
+            return
+        state = {"step": self._step, "cursor": self._cursor, "seconds": self._seconds()}
+        try:
+            path = checkpoint.save(self._root, self._step, self._stage.parts(), state, self._world, self._tree)
+        except CheckpointError as error:
+            self._failed_saves += 1
+            if self._failed_saves >= MAX_FAILED_SAVES:
+                raise CheckpointError(
+                    f"{self._failed_saves} saves failed in a row, the last at step {self._step}: {error}"
+                ) from None
+            logger.warning("no checkpoint at step %d (%s); training goes on", self._step, error)
+            return
+        self._failed_saves, self._saved_step = 0, self._step
+        checkpoint.retain(self._root, self._config.keep_last, self._world)
+        logger.info("checkpoint step %d", self._step)
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(self._step, path)
+
+
+def _skipped(metrics: Metrics) -> float:
+    """How many steps were skipped, over all learners of the stage."""
+    values = [value for name, value in metrics.items() if name.endswith("skipped_steps")]
+    return sum(value.item() if isinstance(value, Tensor) else value for value in values)
+
+
+def _refuse_drift(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, allow_changes: Sequence[str]) -> None:
+    """ConfigError with a line for every field that differs and is not allowed to."""
+    lines = [
+        line for line in difference(old, new) if not _allowed(line.split(":", 1)[0], (*ALWAYS_ALLOWED, *allow_changes))
+    ]
+    if lines:
+        raise ConfigError(
+            f"{path} was made under another config: {'; '.join(lines)}. "
+            "Undo that, allow it by name, or choose another folder"
+        )
+
+
+def _allowed(field: str, allowed: Sequence[str]) -> bool:
+    last = field.rsplit(".", 1)[-1]
+    return any(field == name or field.startswith(f"{name}.") or last == name for name in allowed)
+
+
+def _read_result(folder: Path) -> dict[str, Any] | None:
+    path = folder / "result.json"
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def _write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    path = folder / "result.json"
+    partial = path.with_suffix(".partial")
+    with open(partial, "w") as file:
+        json.dump(_plain(result), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it; numbers that are not finite are null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGUSR1 sets; a second does what it always did. Off the main thread: none."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])

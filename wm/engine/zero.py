@@ -1,0 +1,271 @@
+"""ZeroLearner: the learner of every run, on DeepSpeed ZeRO 0 to 3. The only user of deepspeed.
+
+What is private to DeepSpeed and used, because there is no public way: the float32 partitions of its optimizers
+(zero_masters.py) and the engine's backward prologue. The parity tests hold both for the pinned version.
+"""
+
+import dataclasses
+import gc
+import importlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wm.batch import Batch
+from wm.engine.average import Average
+from wm.engine.learner import (
+    LearnerConfig,
+    MetricMeans,
+    StepCount,
+    learning_rate,
+    micro_batches,
+    parameter_groups,
+    untrained,
+    whole_state,
+)
+from wm.engine.partition import Fragment, Reader, write
+from wm.engine.protocols import Loss, Metrics
+from wm.engine.world import World, init_process_group
+from wm.engine.zero_masters import masters_of
+
+logger = logging.getLogger(__name__)
+
+REDUCE_BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's own default allocates ten times as much on every step
+
+
+def deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
+    """What DeepSpeed is told. Batch sizes are formal: `update` splits the batch and says where a step ends.
+
+    In bfloat16 gradients are accumulated in float32, except at ZeRO 0, where DeepSpeed has no such path.
+    """
+    zero_stage = config.zero_stage
+    tree: dict[str, Any] = {
+        "train_batch_size": world_size,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.gradient_clip,
+        "zero_optimization": {
+            "stage": zero_stage,
+            "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS,
+            "allgather_bucket_size": 4 * REDUCE_BUCKET_ELEMENTS,
+        },
+    }
+    if config.precision == "bfloat16":
+        tree["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        tree["data_types"] = {"grad_accum_dtype": "bf16" if zero_stage == 0 else "fp32"}
+        if zero_stage == 1:  # what is reduced there is float32; the default would round it to bfloat16
+            tree["communication_data_type"] = "fp32"
+    return tree
+
+
+class ZeroLearner:
+    """One module under a DeepSpeed engine. Same law as LocalLearner; parameters, moments and average are partitioned.
+
+    An initialised process group is used as it is; without one, one is made. All calls but `module`
+    are collectives. Only one engine of a process may have parameters that require a gradient while it updates: freeze
+    the module of the other (`requires_grad_(False)`).
+    """
+
+    def __init__(self, module: nn.Module, config: LearnerConfig, *, num_steps: int, world: World):
+        deepspeed = _import_deepspeed(world)
+        if not dist.is_initialized():
+            init_process_group(world.device, world.rank, world.world_size)
+        self._config, self._num_steps, self._world = config, num_steps, world
+        groups = parameter_groups(module)
+        names = {id(p): name for group in groups for name, p in group}
+        for parameter in module.parameters():
+            parameter.data = parameter.data.contiguous()  # checkpoints hold slices of the flattened parameter
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for _, p in group], "weight_decay": config.weight_decay if group[0][1].ndim >= 2 else 0.0}
+                for group in groups
+            ],
+            lr=0.0,  # set by every update; at ZeRO 0 in bfloat16 DeepSpeed takes a step of its own when it begins
+            betas=config.betas,
+            fused=True,
+        )
+        with _quietly():
+            self._engine, _, _, _ = deepspeed.initialize(
+                model=module, optimizer=optimizer, config=deepspeed_config(config, world.world_size)
+            )
+        optimizer.state.clear()
+        self._optimizer = optimizer
+        self._masters = masters_of(self._engine, names, world, deepspeed)
+        if world.world_size == 1 and self._masters.reduced_by_engine:
+            self._engine.enable_backward_allreduce = False  # it would flatten and copy all gradients for nobody
+        flats = self._masters.flats
+        self._average = Average(flats, config.average_decay) if config.average_decay else None
+        self._count = StepCount()
+
+    @property
+    def module(self) -> nn.Module:
+        return self._engine.module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Not engine(...): its hooks see tensors only in tuples and dicts, and start the backward once for every call,
+        # which drops gradients when a loss calls the module twice. `update` starts it, once for every loss.
+        return self._engine.module(*args, **kwargs)
+
+    def update(self, loss: Loss, batch: Batch) -> Metrics:
+        """One optimizer step, or none where any rank's loss or gradient is not finite. See protocols.Learner."""
+        rate = learning_rate(self._config, self._count.applied, self._num_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        means = self._accumulate(loss, batch)
+        metrics = means.rank_means()
+        norm = self._step()
+        if norm is not None:
+            if self._average is not None:
+                self._average.update(self._masters.flats)
+            self._count.apply()
+        else:
+            self._count.skip(batch, means.own_loss(), float("nan"), self._world)
+        shown = float("nan") if norm is None else norm
+        return {**metrics, "grad_norm": shown, "learning_rate": rate, "skipped_steps": float(self._count.skipped)}
+
+    def _accumulate(self, loss: Loss, batch: Batch) -> MetricMeans:
+        means = MetricMeans(self._world)
+        parts = list(micro_batches(batch, self._config.micro_batch_size))
+        for i, (part, weight) in enumerate(parts):
+            self._engine.set_gradient_accumulation_boundary(i == len(parts) - 1)
+            self._masters.before_forward()
+            value, metrics = loss(part)
+            means.add(value, metrics, weight)
+            weighted = _poisoned(value) * weight
+            weighted.register_hook(lambda _: self._engine._backward_prologue())
+            self._engine.backward(weighted)
+        return means
+
+    def _step(self) -> Tensor | float | None:
+        """The gradient norm of an applied step; None when a gradient was not finite and nothing changed."""
+        norm = self._masters.norm_before_step()
+        if norm is not None and not bool(torch.isfinite(norm)):
+            self._engine.zero_grad()
+            return None
+        self._engine.step()
+        if not self._engine.was_step_applied():
+            return None
+        return norm if norm is not None else self._engine.get_global_grad_norm()
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        if self._average is None:
+            yield self.module
+            return
+        kept = [flat.detach().clone() for flat in self._masters.flats]
+        self._show(self._average.tensors)
+        try:
+            yield self.module
+        finally:
+            self._show(kept)
+
+    @torch.no_grad()
+    def _show(self, values: Sequence[Tensor]) -> None:
+        """Let the module compute with `values` in place of the masters."""
+        for flat, value in zip(self._masters.flats, values, strict=True):
+            flat.copy_(value)
+        self._masters.publish()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The average (the masters, where none is kept) and the frozen parameters and buffers, float32, on the CPU."""
+        kind = "average" if self._average is not None else "master"
+        shapes = {name: _shape(p) for name, p in self.module.named_parameters()}
+        whole = {f.name: self._gather(f, kind).view(shapes[f.name]) for f in self._fragments()}
+        with self._masters.gathered(False):
+            return whole_state(self.module, whole)
+
+    @torch.no_grad()
+    def _gather(self, fragment: Fragment, kind: str) -> Tensor:
+        if not self._masters.partitioned:
+            return fragment.tensors[kind].detach()
+        whole = torch.zeros(fragment.numel, device=self._world.device)
+        whole[fragment.start : fragment.start + fragment.size] = fragment.tensors[kind]
+        dist.all_reduce(whole)
+        return whole
+
+    def save(self, folder: Path) -> None:
+        """Every rank writes what it owns; no rank gathers anything."""
+        facts = dataclasses.asdict(self._count)
+        with self._masters.gathered(False):
+            whole = untrained(self.module, self._masters.names) if self._world.rank == 0 else {}
+            if self._world.rank == 0 or self._masters.partitioned:
+                write(folder, self._world.rank, [f for f in self._fragments() if f.size], whole, facts)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """What any learner saved, at any world size and ZeRO stage. ValueError where the parameters differ."""
+        reader = Reader(folder)
+        fragments = self._fragments()
+        reader.check({f.name: f.numel for f in fragments})
+        reader.fill(fragments)
+        with self._masters.gathered(True):
+            for name, tensor in untrained(self.module, self._masters.names).items():
+                tensor.copy_(reader.extra(name))
+        self._count = StepCount(**reader.facts)
+        for flat in self._masters.flats:
+            self._optimizer.state[flat]["step"].fill_(self._count.applied)
+        self._masters.publish()
+
+    def _fragments(self) -> list[Fragment]:
+        """What this rank owns of every parameter; of some, nothing."""
+        fragments = []
+        for place in self._masters.places:
+            flat = self._masters.flats[place.flat]
+            tensors = {"master": flat.detach(), **self._moments(flat)}
+            if self._average is not None:
+                tensors["average"] = self._average.tensors[place.flat]
+            owned = {kind: t.reshape(-1).narrow(0, place.offset, place.size) for kind, t in tensors.items()}
+            fragments.append(Fragment(place.name, place.numel, place.start, owned))
+        return fragments
+
+    def _moments(self, flat: Tensor) -> dict[str, Tensor]:
+        """AdamW's two moments, made (zero) where no step was taken yet, as AdamW itself would."""
+        state = self._optimizer.state[flat]
+        if not state:
+            state["step"] = torch.zeros((), device=flat.device)
+            state["exp_avg"] = torch.zeros_like(flat)
+            state["exp_avg_sq"] = torch.zeros_like(flat)
+        return {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+
+
+def _shape(parameter: Any) -> torch.Size:
+    """The whole shape, also of a parameter that ZeRO 3 has partitioned."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _poisoned(loss: Tensor) -> Tensor:
+    """`loss`, with NaN for a gradient where it is not finite, so that the check of gradients finds it on every rank."""
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what DeepSpeed prints of its memory, and without the half dozen garbage collections before it prints."""
+    gc.freeze()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        gc.unfreeze()
+
+
+def _import_deepspeed(world: World) -> Any:
+    """DeepSpeed, told its device and kept quiet. Imported here: its import chooses a device and takes seconds."""
+    os.environ.setdefault("DS_ACCELERATOR", world.device.type)
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    deepspeed = importlib.import_module("deepspeed")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Of collectives that it calls under the names that torch gave up; one warning for every call.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    # Else it compiles a shared-memory collective in every new process and prints about it; gloo does the work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

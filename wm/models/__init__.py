@@ -1,0 +1,1 @@
+"""Networks: tensors in, tensors out. No data, loss, rank or engine."""

@@ -1,0 +1,48 @@
+"""Patch critic: says of each patch of a frame whether it is real or decoded (Isola et al. 2017, section 3.2.2)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from wm.config import config
+from wm.models.vae import ResidualBlock
+
+
+@config
+class PatchCriticConfig:
+    patch: int = 4  # pixels folded into channels first, a side
+    width: int = 64
+    depth: int = 2  # residual blocks
+
+    def build(self) -> "PatchCritic":
+        return PatchCritic(self)
+
+
+class PatchCritic(nn.Module):
+    """Video (B, T, 3, H, W) in [-1, 1] -> logits (B, T, H / patch, W / patch), high where it looks real."""
+
+    def __init__(self, config: PatchCriticConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(3 * config.patch**2, config.width, 3, padding=1),
+            *(ResidualBlock(config.width) for _ in range(config.depth)),
+            nn.SiLU(),
+            nn.Conv2d(config.width, 1, 1),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, video: Tensor) -> Tensor:
+        frames = rearrange(video, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        return rearrange(self.layers(frames), "(b t) 1 h w -> b t h w", b=video.shape[0])
+
+
+def critic_loss(real: Tensor, made: Tensor) -> Tensor:
+    """Hinge loss of the critic from its logits on real and decoded frames (Lim & Ye 2017, equation 13)."""
+    return F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean()
+
+
+def fooling_loss(made: Tensor) -> Tensor:
+    """What the decoder minimises: minus the mean logit of its frames (Lim & Ye 2017, equation 14)."""
+    return -made.mean()

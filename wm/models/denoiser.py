@@ -1,0 +1,54 @@
+"""Denoiser: conditioner and DiT, the module that is trained, saved and played."""
+
+from torch import Tensor, nn
+
+from wm.batch import ActionSpace, Given
+from wm.conditioning.action import ActionConditionerConfig
+from wm.conditioning.condition import Condition, dropped
+from wm.config import config
+from wm.models.dit import DiTConfig, Memory
+
+
+@config
+class WorldShape:
+    """What a world hands to its model: the controls it knows and the size of its latents."""
+
+    action_space: ActionSpace
+    channels: int
+    rows: int  # of latents
+    columns: int
+    stride: int  # pixels a latent covers, a side
+
+
+@config
+class DenoiserConfig:
+    dit: DiTConfig = DiTConfig()
+    conditioner: ActionConditionerConfig = ActionConditionerConfig()
+
+    def build(self, shape: WorldShape) -> "Denoiser":
+        return Denoiser(self, shape)
+
+
+class Denoiser(nn.Module):
+    """x_t (B, T, C, H, W) at levels t (B, T), with what was given -> prediction (B, T, C, H, W)."""
+
+    def __init__(self, config: DenoiserConfig, shape: WorldShape) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        self.conditioner = config.conditioner.build(
+            shape.action_space, config.dit.hidden_size, shape.stride, shape.rows, shape.columns
+        )
+        self.dit = config.dit.build(shape.channels, self.conditioner.num_maps)
+
+    def condition(self, given: Given, keep: Tensor | None = None) -> Condition:
+        """The condition of `given`, dropped to nothing in the samples where `keep` (B,) is False."""
+        condition = self.conditioner(given)
+        return condition if keep is None else dropped(condition, self.conditioner.null(given), keep)
+
+    def null(self, given: Given) -> Condition:
+        return self.conditioner.null(given)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, given: Given, keep: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        return self.dit(x_t, t, self.condition(given, keep), memory)

@@ -1,0 +1,203 @@
+"""Spatiotemporal diffusion transformer: (x_t, t, condition) -> prediction, frame-causal, with a memory for rollout.
+
+Peebles & Xie 2023 over video: in each block the tokens of one frame attend to each other, then each position attends to
+itself in the frames before it, then a feed-forward layer. Every frame has its own noise level and its own modulation.
+"""
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from wm.conditioning.condition import Condition
+from wm.config import config
+from wm.nn.attention import attend
+from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, patchify, unpatchify, zero_initialised
+from wm.nn.rope import apply_rope, frame_angles, grid_angles
+
+
+class Memory:
+    """Keys and values of past frames, a layer a pair (B * N, heads, T, head_dim), at most `limit` frames.
+
+    Keys are kept without position: what a frame's age is changes with every step, so positions are given at reading.
+    """
+
+    def __init__(self, depth: int, limit: int) -> None:
+        self.limit = limit
+        self.frames: list[tuple[Tensor, Tensor] | None] = [None] * depth
+        self.pending: list[tuple[Tensor, Tensor] | None] = [None] * depth
+
+    def __len__(self) -> int:
+        first = self.frames[0]
+        return 0 if first is None else first[0].shape[2]
+
+    def extended(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values that the new frames may see; the new ones wait for `commit`."""
+        self.pending[layer] = key, value
+        past = self.frames[layer]
+        if past is None:
+            return key, value
+        return torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+
+    def commit(self, num_frames: int) -> None:
+        """Keep the first `num_frames` of the last forward, forgetting the oldest beyond the limit."""
+        for layer, pending in enumerate(self.pending):
+            assert pending is not None, "commit follows a forward"
+            new = pending[0][:, :, :num_frames], pending[1][:, :, :num_frames]
+            past = self.frames[layer]
+            joined = new if past is None else (torch.cat([past[0], new[0]], 2), torch.cat([past[1], new[1]], 2))
+            self.frames[layer] = joined[0][:, :, -self.limit :], joined[1][:, :, -self.limit :]
+
+
+class Attention(nn.Module):
+    """Multi-head attention over axis 1 of (B, N, D), with normalised queries and keys (Dehghani et al. 2023, 2.1)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, backend: str) -> None:
+        super().__init__()
+        self.num_heads, self.backend = num_heads, backend
+        head_dim = hidden_size // num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.query_norm = nn.LayerNorm(head_dim, bias=False)
+        self.key_norm = nn.LayerNorm(head_dim, bias=False)
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, N, head_dim)."""
+        query, key, value = rearrange(self.qkv(x), "b n (k h d) -> k b h n d", k=3, h=self.num_heads)
+        return self.query_norm(query), self.key_norm(key), value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        mixed = attend(query, key, value, mask=mask, backend=self.backend)
+        return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+
+
+class Block(nn.Module):
+    """Attention in the frame, attention back in time, feed-forward: (B, T, N, D) -> the same."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str) -> None:
+        super().__init__()
+        self.space = Attention(hidden_size, num_heads, backend)
+        self.time = Attention(hidden_size, num_heads, backend)
+        self.mlp = MLP(hidden_size, mlp_ratio)
+        # One modulation network serves all blocks; a block adds its own constant (Chen et al. 2023, adaLN-single).
+        # Gates start open: closed ones (adaLN-Zero) cost the first tens of steps, which a short run cannot spare.
+        self.modulation = nn.Parameter(torch.tensor([0.0, 0.0, 1.0]).repeat(3).repeat_interleave(hidden_size))
+
+    def forward(self, x: Tensor, modulation: Tensor, layer: int, view: "View") -> Tensor:
+        parts = (modulation + self.modulation).unsqueeze(2).chunk(9, dim=-1)
+        space, time, feed = Modulation(*parts[:3]), Modulation(*parts[3:6]), Modulation(*parts[6:])
+        x = space.leave(x, self._space(space.enter(x), view))
+        x = time.leave(x, self._time(time.enter(x), layer, view))
+        return feed.leave(x, self.mlp(feed.enter(x)))
+
+    def _space(self, x: Tensor, view: "View") -> Tensor:
+        batch = x.shape[0]
+        query, key, value = self.space.project(rearrange(x, "b t n d -> (b t) n d"))
+        query, key = apply_rope(query, view.grid), apply_rope(key, view.grid)
+        return rearrange(self.space.attend(query, key, value), "(b t) n d -> b t n d", b=batch)
+
+    def _time(self, x: Tensor, layer: int, view: "View") -> Tensor:
+        batch = x.shape[0]
+        query, key, value = self.time.project(rearrange(x, "b t n d -> (b n) t d"))
+        if view.memory is not None:
+            key, value = view.memory.extended(layer, key, value)
+        query = apply_rope(query, view.frames[-query.shape[2] :])
+        key = apply_rope(key, view.frames)
+        return rearrange(self.time.attend(query, key, value, view.mask), "(b n) t d -> b t n d", b=batch)
+
+
+class View:
+    """What all blocks of one forward share: positions, who sees whom, and the memory."""
+
+    def __init__(self, grid: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
+        self.grid = grid  # (N, head_dim) rotary angles in the frame
+        self.frames = frames  # (T of keys, head_dim) rotary angles in time
+        self.mask = mask  # (T of queries, T of keys) True where a query may look
+        self.memory = memory
+
+
+def window_mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
+    """True where the last `num_queries` of `num_keys` frames may look: themselves and the window - 1 frames before."""
+    key = torch.arange(num_keys, device=device)
+    query = key[num_keys - num_queries :].unsqueeze(1)
+    return (key <= query) & (query - key < window)
+
+
+@config
+class DiTConfig:
+    hidden_size: int = 256
+    depth: int = 6
+    num_heads: int = 4
+    mlp_ratio: float = 4.0
+    patch_size: int = 2
+    window: int = 16  # frames that a frame attends to, itself included
+    attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (4 * self.num_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads {self.num_heads}: "
+                "rotary positions turn pairs of numbers along two axes"
+            )
+
+    def build(self, channels: int, num_maps: int) -> "DiT":
+        return DiT(self, channels, num_maps)
+
+
+class DiT(nn.Module):
+    """x_t (B, T, C, H, W) at levels t (B, T) under a Condition -> prediction (B, T, C, H, W)."""
+
+    def __init__(self, config: DiTConfig, channels: int, num_maps: int) -> None:
+        super().__init__()
+        self.config = config
+        size, area = config.hidden_size, config.patch_size**2
+        self.num_maps = num_maps
+        self.enter = nn.Linear((channels + num_maps) * area, size)
+        self.level = LevelEmbedding(size)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
+        self.blocks = nn.ModuleList(
+            Block(size, config.num_heads, config.mlp_ratio, config.attention) for _ in range(config.depth)
+        )
+        self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
+        self.leave = zero_initialised(nn.Linear(size, channels * area))
+        zero_initialised(self.modulation[1])
+
+    def memory(self) -> Memory:
+        """An empty memory; a new frame and its `window - 1` predecessors fill the window."""
+        return Memory(self.config.depth, self.config.window - 1)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, memory: Memory | None = None) -> Tensor:
+        rows = self._rows(x_t)
+        joined = x_t if condition.maps is None else torch.cat([x_t, condition.maps], dim=2)
+        tokens = self.enter(patchify(joined.to(self.enter.weight.dtype), self.config.patch_size))
+        state = self.level(t)
+        if condition.frames is not None:
+            state = state + condition.frames
+            tokens = tokens + condition.frames.unsqueeze(2)
+        view = self._view(x_t, rows, memory)
+        modulation = self.modulation(state)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation, layer, view)
+        shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
+        return unpatchify(self.leave(modulated(tokens, shift, scale)), self.config.patch_size, rows)
+
+    def _rows(self, x_t: Tensor) -> int:
+        height, width = x_t.shape[-2:]
+        size = self.config.patch_size
+        if height % size or width % size:
+            raise ValueError(
+                f"latents of {height}x{width} do not divide into patches of {size}x{size}: the last would be dropped"
+            )
+        return height // size
+
+    def _view(self, x_t: Tensor, rows: int, memory: Memory | None) -> View:
+        num_frames, columns = x_t.shape[1], x_t.shape[-1] // self.config.patch_size
+        head_dim = self.config.hidden_size // self.config.num_heads
+        num_keys = num_frames + (0 if memory is None else len(memory))
+        return View(
+            grid=grid_angles(rows, columns, head_dim, x_t.device),
+            frames=frame_angles(num_keys, head_dim, x_t.device),
+            mask=window_mask(num_frames, num_keys, self.config.window, x_t.device),
+            memory=memory,
+        )

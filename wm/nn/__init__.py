@@ -1,0 +1,1 @@
+"""The building blocks that models share: attention, rotary positions, layers."""

@@ -1,0 +1,127 @@
+"""WorldSession: a trained model with the face of an environment. reset(frames), then step(action) -> frame.
+
+A new frame starts as noise and attends to what the model drew before, kept as keys and values in a Memory and shown at
+the small noise level that training used. Frames go on in latent space; pixels are decoded for the eye only.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wm.artifact import World
+from wm.batch import Action, Given
+from wm.conditioning.condition import Condition, joined
+from wm.flow import Predict, draw_noise, time_grid
+from wm.models.denoiser import Denoiser
+from wm.models.vae import to_pixels, to_unit_range
+from wm.samplers import consistency, euler, guided, heun
+
+
+class WorldSession:
+    """`batch` rollouts side by side, each a function of the seed, its number in the batch and what it was given."""
+
+    def __init__(
+        self, world: World, *, model: str = "student", num_steps: int | None = None, seed: int = 0, batch: int = 1
+    ) -> None:
+        if model not in world.models:
+            raise ValueError(f"this world has no {model}; it has {', '.join(world.models)}")
+        self.world, self.denoiser, self.card = world, world.models[model], world.manifest.models[model]
+        self.flow = self.card.flow.build()
+        self.scale = world.scale(model)
+        self.times = time_grid(num_steps or self.card.num_steps, self.card.shift)
+        self.seed, self.batch = seed, batch
+        self.frame = 0  # number of the next frame since reset
+        self.dreamer = _Dreamer(self.denoiser, self.denoiser.condition)
+        self.null_dreamer = None if self.card.guidance_scale == 1 else _Dreamer(self.denoiser, self.denoiser.null)
+
+    @torch.inference_mode()
+    def reset(self, frames: Tensor, action: Action) -> Tensor:
+        """Begin after real `frames` (B, T, 3, H, W) uint8 with their `action` (B, T); the last one as the model sees it."""
+        if frames.shape[0] != self.batch:
+            raise ValueError(f"{frames.shape[0]} clips given to a session of {self.batch}")
+        latents = self.world.vae.encode(to_unit_range(frames)).mean
+        x = self.scale.normalised(latents)
+        self.frame = 0
+        for dreamer in self._dreamers():
+            dreamer.begin()
+        for index in range(frames.shape[1]):
+            self._remember(x[:, index : index + 1], action[:, index : index + 1])
+        return self._decoded(x[:, -1:])
+
+    @torch.inference_mode()
+    def step(self, action: Action) -> Tensor:
+        """The next frame (B, 3, H, W) uint8 after `action` (B, 1)."""
+        x = self.dream(action)
+        return self._decoded(x)
+
+    @torch.inference_mode()
+    def dream(self, action: Action) -> Tensor:
+        """The next frame in latent space, (B, 1, C, h, w) normalised; it is remembered."""
+        given = Given(action=action)
+        predict = self.dreamer.predictor(given)
+        if self.null_dreamer is not None:
+            predict = guided(predict, self.null_dreamer.predictor(given), self.card.guidance_scale)
+        start = self._noise("noise")
+        match self.card.sampler:
+            case "consistency":
+                x = consistency(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
+            case "heun":
+                x = heun(self.flow, predict, start, self.times)
+            case "euler":
+                x = euler(self.flow, predict, start, self.times)
+        self._remember(x, action)
+        return x
+
+    def _remember(self, x: Tensor, action: Action) -> None:
+        level = torch.full(x.shape[:2], self.card.context_level)
+        x_t = self.flow.noised(x, self._noise("context"), level)
+        for dreamer in self._dreamers():
+            dreamer.remember(x_t, level, Given(action=action))
+        self.frame += 1
+
+    def _dreamers(self) -> "list[_Dreamer]":
+        return [self.dreamer] if self.null_dreamer is None else [self.dreamer, self.null_dreamer]
+
+    def _noise(self, stream: str) -> Tensor:
+        shape = self.card.shape
+        size = (1, shape.channels, shape.rows, shape.columns)
+        return draw_noise(size, self.seed, self.frame, torch.arange(self.batch), stream=stream)
+
+    def _decoded(self, x: Tensor) -> Tensor:
+        return to_pixels(self.world.vae.decode(self.scale.raw(x)))[:, 0]
+
+
+class _Dreamer:
+    """A denoiser with its memory, under one kind of condition."""
+
+    def __init__(self, denoiser: Denoiser, condition: Callable[[Given], Condition]) -> None:
+        self.denoiser, self.condition = denoiser, condition
+        self.begin()
+
+    def begin(self) -> None:
+        self.memory = self.denoiser.dit.memory()
+        self.waiting: tuple[Tensor, Tensor, Condition] | None = None
+
+    def remember(self, x_t: Tensor, level: Tensor, given: Given) -> None:
+        """Take in a past frame; it goes through the model with the first call for the frame after it, which spares a pass."""
+        if self.waiting is not None:
+            self.denoiser.dit(*self.waiting, memory=self.memory)
+            self.memory.commit(1)
+        self.waiting = x_t, level, self.condition(given)
+
+    def predictor(self, given: Given) -> Predict:
+        """predict(x_t, t) for the next frame, whose action is `given`."""
+        condition = self.condition(given)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            if self.waiting is None:
+                return self.denoiser.dit(x_t, t, condition, memory=self.memory)
+            past_x, past_level, past_condition = self.waiting
+            both = joined(past_condition, condition)
+            y = self.denoiser.dit(torch.cat([past_x, x_t], 1), torch.cat([past_level, t], 1), both, memory=self.memory)
+            self.memory.commit(1)
+            self.waiting = None
+            return y[:, 1:]
+
+        return predict

@@ -1,0 +1,38 @@
+"""Frames to latents by the frozen tokenizer. Files and shards are the caller's."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from wm.artifact import load_vae
+from wm.config import config
+from wm.models.vae import to_unit_range
+
+
+@config
+class EncodeLatentsConfig:
+    kind: Literal["encode_latents"] = "encode_latents"
+    vae: str = "vae"  # folder of the stage that trained the tokenizer, under the root
+    batch_frames: int = 64  # encoded at once
+
+    def build(self, root: Path, device: torch.device) -> "Encoder":
+        return Encoder(self, root, device)
+
+
+class Encoder:
+    def __init__(self, config: EncodeLatentsConfig, root: Path, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.vae, self.vae_hash = load_vae(root / config.vae / "weights", device)
+        self.stride = self.vae.stride
+
+    @torch.inference_mode()
+    def encode(self, video: np.ndarray) -> np.ndarray:
+        """Raw latents (T, C, h, w) float16 of frames (T, H, W, 3) uint8: the posterior's mean, without its noise."""
+        frames = torch.from_numpy(video).permute(0, 3, 1, 2).unsqueeze(0)
+        parts = [
+            self.vae.encode(to_unit_range(part.to(self.device))).mean[0]
+            for part in frames.split(self.config.batch_frames, dim=1)
+        ]
+        return torch.cat(parts).to(torch.float16).cpu().numpy()

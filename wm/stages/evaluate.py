@@ -1,0 +1,264 @@
+"""Evaluation: every measure of the report, taken on held-out recordings, one resumable unit a model and number of steps."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm.batch import ActionSpace
+from wm.config import config, content_hash, to_dict
+from wm.cursor import Sprite
+from wm.measures import TransitionRule, bootstrap, psnr, ssim
+from wm.stages.bench import Bench, Counts, OpenSession, Session, Sighting, row
+from wm.stages.pictures import save_animation, save_png, strip
+from wm.stages.probes import cursor_error, probe
+from wm.stages.trials import Clip, pointer_pixels
+
+__all__ = ["Clip", "EvaluateConfig", "Evaluation", "OpenSession", "Reconstruct", "Session", "Target", "reconstruction"]
+
+# (N, 3, H, W) uint8 through the VAE and back.
+Reconstruct = Callable[[Tensor], Tensor]
+
+VAE_BATCH_FRAMES = 32
+STRIP_FRAMES = 6
+
+
+class Tokenizer(Protocol):
+    """What is asked of a VAE; `wm.models.vae.VideoVAE` is one."""
+
+    def encode(self, video: Tensor) -> Any: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@config
+class Target:
+    """A number that the report is held against: `measure`, less `relative_to` where given, at least or at most."""
+
+    name: str
+    measure: str  # dotted path in report.json
+    relative_to: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+_STUDENT = "student.2."
+TARGETS = (
+    Target(name="VAE PSNR, dB", measure="vae.psnr_db.value", at_least=33.0),
+    Target(name="cursor error, median px", measure=_STUDENT + "cursor_error_px.median", at_most=1.0),
+    Target(name="transition accuracy", measure=_STUDENT + "transition_accuracy.value", at_least=0.70),
+    Target(name="idle stability, dB", measure=_STUDENT + "idle_stability_db.value", at_least=30.0),
+    Target(name="drift, dB per 100 frames", measure=_STUDENT + "drift_db_per_100_frames.value", at_least=-1.5),
+    Target(
+        name="next frame at 2 steps, dB above the teacher",
+        measure=_STUDENT + "next_frame_psnr_db.value",
+        relative_to="teacher.16.next_frame_psnr_db.value",
+        at_least=-1.0,
+    ),
+    Target(
+        name="next frame at 1 step, dB above the teacher",
+        measure="student.1.next_frame_psnr_db.value",
+        relative_to="teacher.16.next_frame_psnr_db.value",
+        at_least=-2.5,
+    ),
+    Target(name="speed, frames a second", measure="speed." + _STUDENT + "frames_per_second.value", at_least=10.0),
+)
+
+
+@config
+class EvaluateConfig:
+    """What is evaluated, how much, by which rule and against which targets."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    vae: str = "vae"  # folders under the world's root
+    teacher: str | None = "dit"  # none where only a student is evaluated
+    student: str | None = "distill"
+    recordings: str = "recordings/heldout"
+    teacher_steps: tuple[int, ...] = (16,)
+    student_steps: tuple[int, ...] = (1, 2, 4)
+    vae_frames: int = 256
+    counts: Counts = Counts()
+    transition_rule: TransitionRule = TransitionRule()
+    targets: tuple[Target, ...] = TARGETS
+
+    def units(self) -> tuple[tuple[str, int], ...]:
+        """Every (model, number of steps) that is measured, the teacher first."""
+        teacher = [("teacher", n) for n in self.teacher_steps] if self.teacher else []
+        student = [("student", n) for n in self.student_steps] if self.student else []
+        return (*teacher, *student)
+
+    def build(
+        self,
+        *,
+        folder: Path,
+        open_session: OpenSession,
+        reconstruct: Reconstruct,
+        clips: Sequence[Clip],
+        cursors: Sequence[tuple[str, tuple[int, int], Tensor]],
+        space: ActionSpace,
+        seed: int,
+        fingerprint: str = "",
+    ) -> "Evaluation":
+        """An evaluation that writes into `folder`.
+
+        `fingerprint` names the weights (their hashes): a unit that was measured on other ones is measured again.
+        ValueError when there is nothing to evaluate on.
+        """
+        if not clips:
+            raise ValueError(f"no held-out clips in {self.recordings}: record some, nothing can be measured on none")
+        longest, context = max(len(clip) for clip in clips), self.counts.context_frames
+        if longest <= context:
+            raise ValueError(f"held-out clips have at most {longest} frames; context_frames={context} needs one more")
+        sprites = tuple(Sprite(*cursor) for cursor in cursors) if space.pointer == "absolute" else ()
+        return Evaluation(self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Takes the measures. Each unit is a JSON file with the hash of what it was measured on, and pictures beside it."""
+
+    config: EvaluateConfig
+    folder: Path
+    open_session: OpenSession
+    reconstruct: Reconstruct
+    clips: tuple[Clip, ...]
+    sprites: tuple[Sprite, ...]
+    space: ActionSpace
+    seed: int
+    fingerprint: str
+
+    def units(self) -> tuple[tuple[str, int], ...]:
+        """The models and numbers of steps to call `measure` with, in any order and any process."""
+        return self.config.units()
+
+    def measure(self, model: str, steps: int) -> dict[str, Any]:
+        """The unit of `model` at `steps`: {"measures", "details", "pictures": {name: file in folder}, "seconds"}.
+
+        Not taken again when `folder` holds it, measured with the same config on the same weights and clips.
+        """
+        name = f"{model}-{steps}"
+        return self._once(name, lambda: self._probe(name, model, steps))
+
+    def measure_vae(self) -> dict[str, Any]:
+        """The unit of the tokenizer alone: PSNR and SSIM, each the mean over held-out frames, and the cursor's error.
+
+        `cursor_instrument_px` is the error on the real frames: what the measuring itself adds.
+        """
+        return self._once("vae", self._probe_vae)
+
+    def measure_all(self) -> None:
+        """Every unit, here and now."""
+        self.measure_vae()
+        for model, steps in self.units():
+            self.measure(model, steps)
+
+    def _probe(self, name: str, model: str, steps: int) -> dict[str, Any]:
+        found = probe(
+            Bench(
+                open_session=self.open_session,
+                model=model,
+                num_steps=steps,
+                clips=self.clips,
+                sprites=self.sprites,
+                space=self.space,
+                counts=self.config.counts,
+                rule=self.config.transition_rule,
+                seed=self.seed,
+            )
+        )
+        pictures = self._save(name, found.pictures)
+        if found.animation is not None:
+            pictures["animation"] = f"{name}/rollout.webp"
+            save_animation(self.folder / pictures["animation"], found.animation, self.space.fps)
+        return {"measures": found.measures, "details": found.details, "pictures": pictures}
+
+    def _probe_vae(self) -> dict[str, Any]:
+        places = [(c, i) for c, clip in enumerate(self.clips) for i in range(len(clip))]
+        places = places[:: max(1, -(-len(places) // self.config.vae_frames))]
+        real = torch.stack([self.clips[c].video[i] for c, i in places])
+        made = self.reconstruct(real).cpu()
+        groups = np.array([c for c, _ in places])
+        values = {"psnr_db": psnr(made, real), "ssim": ssim(made, real)}
+        measures = {
+            name: row(bootstrap(v.numpy(), lambda x: float(x.mean()), groups=groups, seed=self.seed))
+            for name, v in values.items()
+        }
+        pointers = [pointer_pixels(self.clips[c].action[:, i : i + 1], *real.shape[-2:])[0] for c, i in places]
+        for name, frames in (("cursor_error_px", made), ("cursor_instrument_px", real)):
+            sighting = Sighting(frames, torch.cat(pointers), groups)
+            measures |= cursor_error(self.sprites, [sighting], self.seed, name).measures
+        shown = slice(0, None, max(1, len(real) // STRIP_FRAMES))
+        picture = strip([real[shown][:STRIP_FRAMES], made[shown][:STRIP_FRAMES]])
+        return {"measures": measures, "details": {}, "pictures": self._save("vae", {"reconstruction": picture})}
+
+    def _save(self, name: str, pictures: dict[str, np.ndarray]) -> dict[str, str]:
+        for title, picture in pictures.items():
+            save_png(self.folder / name / f"{title}.png", picture)
+        return {title: f"{name}/{title}.png" for title in pictures}
+
+    def _once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        path, digest = self.folder / f"{name}.json", self._digest()
+        done = read_unit(path)
+        if done is not None and done["hash"] == digest:
+            return done
+        start = time.perf_counter()
+        unit = {"hash": digest, **measure()}
+        unit["seconds"] = round(time.perf_counter() - start, 2)
+        write_text(path, json.dumps(unit, indent=1, allow_nan=False))
+        return unit
+
+    def _digest(self) -> str:
+        """What a unit depends on: config (not the targets), weights, clips, cursor, seed."""
+        plain = dataclasses.replace(self.config, targets=())
+        parts = [content_hash(plain), self.fingerprint, str(self.seed), json.dumps(to_dict(self.space))]
+        digest = hashlib.sha256("\n".join(parts).encode())
+        for clip in self.clips:
+            digest.update(clip.video.numpy().tobytes())
+            digest.update(clip.action.pointer.numpy().tobytes())
+            digest.update(repr(clip.events).encode())
+        for sprite in self.sprites:
+            digest.update(repr(sprite.hotspot).encode() + sprite.rgba.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def reconstruction(vae: Tokenizer, device: torch.device | str = "cpu") -> Reconstruct:
+    """Frames (N, 3, H, W) uint8 through the mean of `vae`'s posterior and back, in small batches, on `device`."""
+
+    @torch.no_grad()
+    def reconstruct(frames: Tensor) -> Tensor:
+        made = []
+        for part in frames.split(VAE_BATCH_FRAMES):
+            video = part.to(device).float() / 127.5 - 1
+            back = vae.decode(vae.encode(video[:, None]).mean)[:, 0]
+            made.append(((back.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+        return torch.cat(made)
+
+    return reconstruct
+
+
+def read_unit(path: Path) -> dict[str, Any] | None:
+    """The unit at `path`, None where there is none or a half-written one."""
+    try:
+        unit = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return unit if isinstance(unit, dict) and "hash" in unit else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` at `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

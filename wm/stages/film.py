@@ -1,0 +1,51 @@
+"""A short rollout under what really happened, for the log of a training stage."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from wm.artifact import FORMAT_VERSION, DenoiserWeights, Manifest, World, load_vae
+from wm.batch import Batch
+from wm.engine.protocols import Learner
+from wm.models.vae import VideoVAE, to_pixels
+from wm.rollout import WorldSession
+from wm.stages.context import StageContext
+
+NUM_CLIPS = 2
+
+
+@torch.no_grad()
+def rollout_strip(
+    card: DenoiserWeights, learner: Learner, context: StageContext, vae: str, batch: Batch
+) -> Mapping[str, Tensor]:
+    """{"rollout": (T, 3, 2 H, clips W)} in [0, 1]: real frames above, below them the second half dreamed."""
+    assert batch.latents is not None and batch.given.action is not None
+    clips = batch[:NUM_CLIPS]
+    tokenizer, _ = load_vae(context.root / vae / "weights", context.device)
+    real = to_pixels(tokenizer.decode(clips.latents))
+    action, half = clips.given.action, real.shape[1] // 2
+    with learner.averaged() as module:
+        world = World(_manifest(card, tokenizer, context), tokenizer, {"student": module})
+        session = WorldSession(world, seed=context.seed, batch=len(clips))
+        session.reset(real[:, :half], action[:, :half])
+        dreamed = [session.step(action[:, i : i + 1]) for i in range(half, real.shape[1])]
+    below = torch.cat([real[:, :half], torch.stack(dreamed, 1)], dim=1)
+    both = torch.cat([real, below], dim=-2).float() / 255
+    return {"rollout": torch.cat(list(both), dim=-1).cpu()}
+
+
+def _manifest(card: DenoiserWeights, tokenizer: VideoVAE, context: StageContext) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        world=context.root.name,
+        fps=context.facts.fps,
+        height=context.facts.height,
+        width=context.facts.width,
+        context_frames=1,
+        vae=tokenizer.config,
+        models={"student": card},
+        environment=None,
+        files={},
+        versions={},
+    )

@@ -1,0 +1,33 @@
+"""A network that a stage keeps beside its learners and does not train, saved with them so that a resume has it."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+class FrozenModule:
+    """A module without gradient that takes its weights by `copy_from`; a Part of engine/protocols.py."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.filled = False
+
+    def copy_from(self, source: nn.Module) -> None:
+        self.module.load_state_dict(source.state_dict())
+        self.filled = True
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.filled and _is_first_rank():
+            save_file({k: v.contiguous() for k, v in self.module.state_dict().items()}, folder / "frozen.safetensors")
+
+    def load(self, folder: Path) -> None:
+        if (folder / "frozen.safetensors").is_file():
+            self.module.load_state_dict(load_file(folder / "frozen.safetensors"))
+            self.filled = True
+
+
+def _is_first_rank() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -1,0 +1,123 @@
+"""Train the teacher: flow matching over clips of latents, a noise level for every frame (Chen et al. 2024, 2407.01392)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from wm.artifact import DenoiserWeights, save_weights
+from wm.batch import Batch
+from wm.config import config
+from wm.engine.learner import LearnerConfig
+from wm.engine.protocols import Metrics, Part
+from wm.flow import ContextTargetLevels, FlowConfig, LevelsConfig, draw_levels, draw_noise, draw_uniform
+from wm.models.denoiser import DenoiserConfig, WorldShape
+from wm.models.vae import LatentScale
+from wm.objectives import flow_matching
+from wm.stages.context import DatasetFacts, StageContext
+from wm.stages.film import rollout_strip
+
+
+@config
+class TrainDiTConfig:
+    kind: Literal["train_dit"] = "train_dit"
+    vae: str = "vae"  # folder of the tokenizer under the root, to draw pictures for the log
+    denoiser: DenoiserConfig = DenoiserConfig()
+    flow: FlowConfig = FlowConfig()
+    levels: LevelsConfig = ContextTargetLevels()
+    learner: LearnerConfig = LearnerConfig()
+    level_power: float = 1.0  # errors of the prediction count t^level_power: near data a velocity is mostly noise
+    change_weight: float = 5.0  # how much more a latent counts that differs from the frame before
+    drop_condition: float = 0.05  # share of clips trained without condition, for guidance
+    context_level: float = 0.05  # at which a rollout shows past frames
+    num_steps: int = 16  # of a rollout
+    shift: float = 1.0  # of its time grid
+    guidance_scale: float = 1.0  # of a rollout
+
+    def build(self, context: StageContext) -> "TrainDiT":
+        return TrainDiT(self, context)
+
+
+class TrainDiT:
+    """One learner; a Stage of engine/protocols.py."""
+
+    def __init__(self, config: TrainDiTConfig, context: StageContext) -> None:
+        self.config, self.seed, self.context = config, context.seed, context
+        self.flow = config.flow.build()
+        self.shape, self.scale = world_of(context.facts)
+        torch.manual_seed(context.seed)
+        self.denoiser = context.make_learner(config.denoiser.build(self.shape), config.learner)
+
+    def parts(self) -> Mapping[str, Part]:
+        return {"denoiser": self.denoiser}
+
+    def step(self, batch: Batch) -> Metrics:
+        return self.denoiser.update(self.loss, batch)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        assert batch.latents is not None, "the denoiser trains on latents"
+        x = self.scale.normalised(batch.latents)
+        t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1]).to(x.device)
+        noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
+        keep = (
+            draw_uniform((), self.seed, batch.step, batch.index, x.device, stream="drop") >= self.config.drop_condition
+        )
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.denoiser(x_t, t, batch.given, keep)
+
+        weight = change_weight(x, self.config.change_weight)
+        return flow_matching(self.flow, predict, x, t, noise, weight, lambda t: t**self.config.level_power)
+
+    @torch.no_grad()
+    def sample(self, batch: Batch) -> Mapping[str, Tensor]:
+        """A rollout over the actions of the batch's first clips, under what really happened."""
+        return rollout_strip(self.weights_card(), self.denoiser, self.context, self.config.vae, batch)
+
+    def weights_card(self) -> DenoiserWeights:
+        config, latents = self.config, self.context.facts.latents
+        assert latents is not None
+        return DenoiserWeights(
+            denoiser=config.denoiser,
+            shape=self.shape,
+            flow=config.flow,
+            mean=latents.mean,
+            std=latents.std,
+            vae_hash=latents.vae_hash,
+            context_level=config.context_level,
+            sampler="euler",
+            num_steps=config.num_steps,
+            shift=config.shift,
+            guidance_scale=config.guidance_scale,
+        )
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        weights = self.denoiser.weights()
+        save_weights(folder / "weights", weights, self.weights_card())
+        return {"parameters": sum(value.numel() for value in weights.values())}
+
+
+def world_of(facts: DatasetFacts) -> tuple[WorldShape, LatentScale]:
+    """The shape that a denoiser is built for, and the scale of the latents that it sees."""
+    latents = facts.latents
+    if latents is None:
+        raise ValueError("this dataset holds frames and a denoiser trains on latents: point data.folder to the latents")
+    shape = WorldShape(
+        action_space=facts.action_space,
+        channels=len(latents.mean),
+        rows=facts.height // latents.stride,
+        columns=facts.width // latents.stride,
+        stride=latents.stride,
+    )
+    return shape, LatentScale(latents.mean, latents.std)
+
+
+def change_weight(x: Tensor, weight: float, threshold: float = 0.25) -> Tensor:
+    """(B, T, 1, H, W): 1, plus `weight` where normalised latents differ from the frame before by more than `threshold`.
+
+    A screen is mostly idle: without it the few latents that an event changes are lost among those that stay.
+    """
+    moved = torch.diff(x, dim=1, prepend=x[:, :1]).abs().mean(2, keepdim=True)
+    return 1.0 + weight * (moved > threshold).to(x.dtype)

@@ -1,0 +1,148 @@
+"""Train the tokenizer: reconstruction and a small KL first; late, a patch critic for the decoder with the encoder frozen.
+
+Adversarial training of the whole autoencoder spoils its latents (owl-vaes), so from `critic_start` on the encoder is a
+frozen copy of its average, and only the decoder goes on learning.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wm.artifact import VAEWeights, save_weights
+from wm.batch import Batch
+from wm.config import config
+from wm.engine.learner import LearnerConfig
+from wm.engine.protocols import Metrics, Part
+from wm.flow import draw_noise
+from wm.models.critic import PatchCriticConfig, critic_loss, fooling_loss
+from wm.models.vae import Posterior, VideoVAEConfig, to_unit_range
+from wm.stages.context import StageContext
+from wm.stages.frozen import FrozenModule
+
+
+@config
+class TrainVAEConfig:
+    kind: Literal["train_vae"] = "train_vae"
+    vae: VideoVAEConfig = VideoVAEConfig()
+    critic: PatchCriticConfig = PatchCriticConfig()
+    learner: LearnerConfig = LearnerConfig()
+    critic_learner: LearnerConfig = LearnerConfig()
+    kl_weight: float = 1e-4  # per latent, against errors per pixel value
+    edge_weight: float = 2.0  # how much more a pixel on an edge counts: text, lines, the cursor
+    critic_start: int = 1_000_000  # optimizer step at which the encoder freezes and the critic joins
+    critic_weight: float = 0.01
+
+    def build(self, context: StageContext) -> "TrainVAE":
+        return TrainVAE(self, context)
+
+
+class TrainVAE:
+    """Two learners, the autoencoder and the critic; a Stage of engine/protocols.py."""
+
+    def __init__(self, config: TrainVAEConfig, context: StageContext) -> None:
+        self.config, self.seed = config, context.seed
+        torch.manual_seed(context.seed)
+        self.vae = context.make_learner(config.vae.build(), config.learner)
+        self.critic = context.make_learner(config.critic.build(), config.critic_learner)
+        self.dtype = next(self.vae.module.parameters()).dtype
+        # Outside the learner: what is frozen is neither partitioned nor moved by an optimizer's momentum.
+        self.encoder = FrozenModule(config.vae.build().to(context.device, self.dtype))
+
+    def parts(self) -> Mapping[str, Part]:
+        return {"vae": self.vae, "critic": self.critic, "encoder": self.encoder}
+
+    def step(self, batch: Batch) -> Metrics:
+        if batch.step < self.config.critic_start:
+            return self.vae.update(self.autoencoder_loss, batch)
+        if batch.step == self.config.critic_start:
+            with self.vae.averaged() as average:
+                self.encoder.copy_from(average)
+        metrics = dict(self.vae.update(self.decoder_loss, batch))
+        for name, value in self.critic.update(self.critic_loss, batch).items():
+            metrics[f"critic/{name}"] = value
+        return metrics
+
+    def autoencoder_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Weighted reconstruction plus KL (Kingma & Welling 2014, equation 10)."""
+        video = self._video(batch)
+        made, posterior = self.vae(video, self._noise(batch))
+        reconstruction, kl = self._reconstruction(video, made), posterior.kl()
+        metrics = {"reconstruction": reconstruction.detach(), "kl": kl.detach(), "psnr_db": _psnr(video, made)}
+        return reconstruction + self.config.kl_weight * kl, metrics
+
+    def decoder_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Weighted reconstruction plus what the critic says of the decoder's frames; latents come frozen."""
+        video = self._video(batch)
+        # Through the forward of the learner: what ZeRO-3 partitions is gathered there and nowhere else.
+        made, _ = self.vae(video, self._noise(batch), self._frozen_posterior(batch))
+        self.critic.module.requires_grad_(False)
+        fooling = fooling_loss(self.critic.module(made))
+        reconstruction = self._reconstruction(video, made)
+        metrics = {
+            "reconstruction": reconstruction.detach(),
+            "fooling": fooling.detach(),
+            "psnr_db": _psnr(video, made),
+        }
+        return reconstruction + self.config.critic_weight * fooling, metrics
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        video = self._video(batch)
+        with torch.no_grad():
+            made, _ = self.vae.module(video, self._noise(batch), self._frozen_posterior(batch))
+        self.critic.module.requires_grad_(True)
+        real, fake = self.critic(torch.cat([video, made])).chunk(2)
+        return critic_loss(real, fake), {"real": real.detach().mean(), "made": fake.detach().mean()}
+
+    @torch.no_grad()
+    def sample(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The first frames of the batch above their reconstructions."""
+        video = to_unit_range(batch.video[:4, :1])
+        with self.vae.averaged() as average:
+            made = average.decode(average.encode(video.to(self.dtype)).mean).float()
+        rows = torch.cat([video, made], dim=1).add(1).div(2).clamp(0, 1)
+        return {"reconstruction": torch.cat([torch.cat(list(pair), dim=1) for pair in rows], dim=2)}
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        weights = dict(self.vae.weights())
+        if self.encoder.filled:
+            frozen = self.encoder.module.state_dict()
+            weights |= {name: value for name, value in frozen.items() if name.startswith("encoder.")}
+        save_weights(folder / "weights", weights, VAEWeights(vae=self.config.vae))
+        return {"parameters": sum(value.numel() for value in weights.values())}
+
+    def _video(self, batch: Batch) -> Tensor:
+        assert batch.video is not None, "the tokenizer trains on frames"
+        return to_unit_range(batch.video).to(self.dtype)
+
+    def _noise(self, batch: Batch) -> Tensor:
+        assert batch.video is not None
+        frames, (height, width) = batch.video.shape[1], batch.video.shape[-2:]
+        stride = self.config.vae.stride
+        shape = (frames, self.config.vae.latent_channels, height // stride, width // stride)
+        noise = draw_noise(shape, self.seed, batch.step, batch.index, batch.video.device, stream="posterior")
+        return noise.to(self.dtype)
+
+    @torch.no_grad()
+    def _frozen_posterior(self, batch: Batch) -> Posterior:
+        return self.encoder.module.encode(self._video(batch))
+
+    def _reconstruction(self, video: Tensor, made: Tensor) -> Tensor:
+        error = (made.float() - video.float()).square() + 0.1 * (made.float() - video.float()).abs()
+        return (error * (1.0 + self.config.edge_weight * edges(video.float()))).mean()
+
+
+def edges(video: Tensor) -> Tensor:
+    """How strongly each pixel of (B, T, C, H, W) differs from its neighbours, (B, T, 1, H, W) in [0, 1]."""
+    right = F.pad((video[..., :, 1:] - video[..., :, :-1]).abs().amax(2, keepdim=True), (0, 1))
+    below = F.pad((video[..., 1:, :] - video[..., :-1, :]).abs().amax(2, keepdim=True), (0, 0, 0, 1))
+    across, down = right + F.pad(right[..., :, :-1], (1, 0)), below + F.pad(below[..., :-1, :], (0, 0, 1, 0))
+    return (across + down).clamp(max=1.0)
+
+
+def _psnr(video: Tensor, made: Tensor) -> Tensor:
+    error = (made.detach().float().clamp(-1, 1) - video.float()).square().mean() / 4
+    return -10 * torch.log10(error)
