@@ -23,11 +23,11 @@ def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
     except KeyboardInterrupt:
         say(f"interrupted; what is finished stays. Go on with: {command}")
         return INTERRUPTED
-    except (ValueError, OSError, StageError, ArithmeticError) as error:
+    except Exception as error:
         if show_traceback:
             traceback.print_exc()
-        say(explain(error))
-        return FAILED if isinstance(error, StageError | ArithmeticError) else BAD_INPUT
+        say(f"error: {explain(error)}")
+        return BAD_INPUT if isinstance(error, ValueError | OSError) else FAILED
 
 
 def explain(error: BaseException) -> str:
@@ -37,11 +37,14 @@ def explain(error: BaseException) -> str:
         return f"the disk is full{where}: make room and give the same command again, it goes on where it was"
     if isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | StageError | FloatingPointError) and text:
+        return text
+    return f"{type(error).__name__}: {text} (--traceback shows where)"
 
 
 def say(text: str) -> None:
-    print(f"error: {text}" if not text.startswith("interrupted") else text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

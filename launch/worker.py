@@ -11,13 +11,13 @@ from data_pipeline.loader import open_batches
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
 from launch.run_config import RunConfig, TrainingConfig, load_run
-from wm.config import from_dict, to_dict
+from wm.config import to_dict
 from wm.engine.learner import LocalLearner
 from wm.engine.loop import run as run_loop
 from wm.engine.protocols import Learner, MakeLearner
 from wm.engine.world import World
 from wm.engine.zero import ZeroLearner
-from wm.stages.context import DatasetFacts, LatentFacts, StageContext
+from wm.stages.context import DatasetFacts, StageContext
 
 __all__ = ["RunConfig", "facts_of", "load_run", "make_learner", "train"]
 
@@ -67,5 +67,5 @@ def facts_of(manifest: DatasetManifest) -> DatasetFacts:
         fps=manifest.fps,
         height=manifest.height,
         width=manifest.width,
-        latents=None if manifest.latents is None else from_dict(LatentFacts, to_dict(manifest.latents)),
+        latents=manifest.latents,
     )

@@ -60,9 +60,14 @@ class Tab:
             time.sleep(0.03)
 
     def open(self, url: str) -> None:
+        """Go to `url` and wait until it has loaded."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
+        until = time.monotonic() + 20
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            assert time.monotonic() < until, f"{url} did not load within 20 s"
+            self.events.append(json.loads(self._socket.recv(20)))
 
     def mouse(self, kind: str, x: float, y: float, button: str = "none", **more: Any) -> None:
         """mouseMoved, mousePressed, mouseReleased or mouseWheel at CSS pixel (x, y)."""

@@ -84,7 +84,9 @@ class Served:
         self.host = url.removeprefix("http://").rstrip("/")
 
     def page(self, open_first: bool = True, **headers: str) -> "Page":
-        socket = connect(f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None)
+        socket = connect(
+            f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None
+        )
         return Page(socket, open_first)
 
 
@@ -183,7 +185,11 @@ def small_world(frames: int = 3) -> World:
     height, width = environment.config.height, environment.config.width
     vae = VideoVAEConfig(latent_channels=4, widths=(16, 24)).build()
     shape = WorldShape(
-        action_space=environment.action_space, channels=4, rows=height // vae.stride, columns=width // vae.stride, stride=vae.stride
+        action_space=environment.action_space,
+        channels=4,
+        rows=height // vae.stride,
+        columns=width // vae.stride,
+        stride=vae.stride,
     )
     settings = DenoiserConfig(dit=DiTConfig(hidden_size=32, depth=2, num_heads=2, window=6))
     models, cards = {}, {}

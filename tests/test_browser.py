@@ -55,7 +55,8 @@ def seen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Seen]:
 def test_a_hand_on_the_page_is_exact_and_moves_the_world(seen: Seen, request: pytest.FixtureRequest) -> None:
     tab = seen.tab
     assert tab.ask("devicePixelRatio") == request.node.callspec.params["seen"]
-    assert seen.scale == int(seen.scale) >= 2 and seen.height == 64 * seen.scale
+    assert seen.scale == int(seen.scale) >= 2
+    assert seen.height == 64 * seen.scale
     assert tab.ask("getComputedStyle(document.getElementById('dreamed')).cursor") == "none"
 
     # The first and last CSS pixel of a pixel of the world, its middle, and the corners of the frame.
@@ -121,17 +122,22 @@ def test_the_buttons_of_the_page(tmp_path: Path) -> None:
         tab.wait("document.getElementById('likeness').textContent.endsWith('dB')")
         tab.wait("document.getElementById('difference').getBoundingClientRect().width > 0")
         widths = tab.ask("['dreamed', 'real', 'difference'].map((id) => document.getElementById(id).offsetWidth / 96)")
-        assert len(set(widths)) == 1 and widths[0] == int(widths[0])
+        assert len(set(widths)) == 1
+        assert widths[0] == int(widths[0])
         assert not np.array_equal(page.picture("real"), page.picture("dreamed"))
 
         tab.ask("document.getElementById('pacing').value = 'on_input'")
         tab.ask("document.getElementById('pacing').dispatchEvent(new Event('change'))")
         for name, change in (("seed", "seed.value = 41"), ("num-steps", "field.value = 1")):
-            tab.ask(f"(() => {{ const field = document.getElementById('{name}'); {change.replace('seed.', 'field.')}; "
-                    "field.dispatchEvent(new Event('change')); })()")
+            tab.ask(
+                f"(() => {{ const field = document.getElementById('{name}'); {change.replace('seed.', 'field.')}; "
+                "field.dispatchEvent(new Event('change')); })()"
+            )
         tab.wait("document.getElementById('dreamed').dataset.seed === '41'")
-        tab.ask("document.getElementById('model').value = 'teacher', "
-                "document.getElementById('model').dispatchEvent(new Event('change'))")
+        tab.ask(
+            "document.getElementById('model').value = 'teacher', "
+            "document.getElementById('model').dispatchEvent(new Event('change'))"
+        )
         tab.wait("document.getElementById('num-steps').value === '3'")
 
         tab.ask("document.getElementById('record').click()")

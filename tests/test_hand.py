@@ -30,7 +30,8 @@ def test_moves_keep_the_last_place() -> None:
     assert one.take() == (Controls((49, 7)), 1.0)
     assert not one.moved
     controls, at = one.take()
-    assert controls == Controls((49, 7)) and math.isnan(at)
+    assert controls == Controls((49, 7))
+    assert math.isnan(at)
 
 
 def test_a_click_happens_where_it_happened() -> None:
@@ -63,7 +64,8 @@ def test_letting_go_releases_what_is_held() -> None:
     one.edge("press", "left", 2)
     one.take()
     one.release_all()
-    assert one.moved and set(one.take()[0].events) == {Event("release", "KeyA"), Event("release", "left")}
+    assert one.moved
+    assert set(one.take()[0].events) == {Event("release", "KeyA"), Event("release", "left")}
     one.release_all()
     assert not one.moved
 
@@ -95,7 +97,8 @@ def test_any_input_is_bounded_and_every_edge_arrives_in_order() -> None:
             controls = one.take()[0]
             log.row(controls)
             arrived += controls.events
-        assert len(one._parts) <= MAX_PARTS and sum(len(part.events) for part in one._parts) <= MAX_EVENTS
+        assert len(one._parts) <= MAX_PARTS
+        assert sum(len(part.events) for part in one._parts) <= MAX_EVENTS
     for controls in taken(one):
         log.row(controls)
         arrived += controls.events
@@ -103,7 +106,7 @@ def test_any_input_is_bounded_and_every_edge_arrives_in_order() -> None:
     assert {target for target, down in log.held.items() if down} == held
 
 
-@pytest.mark.parametrize("x, y", [(-1, 0), (96, 0), (0, 64)])
+@pytest.mark.parametrize(("x", "y"), [(-1, 0), (96, 0), (0, 64)])
 def test_a_pointer_outside_is_refused(x: int, y: int) -> None:
     with pytest.raises(ValueError, match="outside the 96x64 frame"):
         hand().move(x, y, 0)

@@ -16,7 +16,7 @@ from PIL import Image
 from wm.stages.bench import Counts
 from wm.stages.charts import Bar, Line, _ticks, bars, lines
 from wm.stages.evaluate import EvaluateConfig, Target
-from wm.stages.pictures import strip
+from wm.stages.pictures import film, strip
 from wm.stages.report import hardware, judged, versions, write_report
 
 COUNTS = Counts(
@@ -189,6 +189,14 @@ def test_strips_keep_every_pixel(tmp_path: Path):
     picture = strip(rows)
     assert picture.shape == (3 * 4 + 2 * 2, 2 * 96 + 2, 3)
     assert (picture[6:10, 98:] == rows[1][1].permute(1, 2, 0).numpy()).all()
+
+
+def test_a_film_wraps_and_keeps_pairs_together():
+    real = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 6).contiguous()
+    picture = film(real, real + 100, columns=3)
+    assert picture.shape == (4 * 4 + 3 * 2, 3 * 6 + 2 * 2, 3)
+    assert [int(v) for v in picture[::6, 0, 0]] == [0, 100, 3, 103]
+    assert [int(v) for v in picture[6, ::8, 0]] == [100, 101, 102]
 
 
 def test_the_animation_plays_every_frame(run: tuple[Path, dict[str, Any]]):

@@ -109,7 +109,8 @@ def test_action_files_come_back_as_they_were(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", header, controls)
     assert read(tmp_path / "a.jsonl") == (header, controls)
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert rows[0]["begin"]["seed"] == 4 and rows[3]["events"][1] == ["press", "KeyA"]
+    assert rows[0]["begin"]["seed"] == 4
+    assert rows[3]["events"][1] == ["press", "KeyA"]
 
 
 HEADER = '{"begin": {"seed": 1, "start": 0}}'
@@ -126,7 +127,10 @@ HEADER = '{"begin": {"seed": 1, "start": 0}}'
         (HEADER + '\n{"pointer": [1]}', "line 2: pointer"),
         (HEADER + '\n{"pointer": [1, 2], "events": [["press"]]}', "line 2: .*is none of"),
         (HEADER + '\n{"pointer": [1, 2], "events": [["wheel", 0, 1e9]]}', "line 2: .*is none of"),
-        (HEADER + '\n{"pointer": [1, 2], "events": [' + '["wheel", 0, 1],' * MAX_EVENTS + '["wheel", 0, 1]]}', "at most"),
+        (
+            HEADER + '\n{"pointer": [1, 2], "events": [' + '["wheel", 0, 1],' * MAX_EVENTS + '["wheel", 0, 1]]}',
+            "at most",
+        ),
         (HEADER + '\n{"pointer": [1, 2]}\n\n{"pointer": [1, 200]}', "frame 2: pointer .* is outside the 96x64 screen"),
         (HEADER + '\n{"pointer": [1, 2], "events": [["release", "left"]]}', "frame 1: release of 'left'.*not held"),
         (HEADER + '\n{"pointer": [1, 2], "events": [["press", "KeyQ"]]}', "frame 1: press of 'KeyQ'"),
@@ -137,14 +141,24 @@ def test_a_wrong_action_file_is_one_line_and_no_clip(game: Game, tmp_path: Path,
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(ValueError, match=said) as error:
         replay(game, tmp_path / "a.jsonl", tmp_path / "clip.mp4")
-    assert "a.jsonl" in str(error.value) and "\n" not in str(error.value)
+    assert "a.jsonl" in str(error.value)
+    assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_the_command_needs_no_terminal_and_no_input(artifact: Path, game: Game, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", Header(begin=Beginning(seed=5, start=0)), SCRIPT)
     clip = tmp_path / "clip.mp4"
-    command = [sys.executable, "-m", "tools.rollout", str(artifact), "--actions", str(tmp_path / "a.jsonl"), "--out", str(clip)]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.rollout",
+        str(artifact),
+        "--actions",
+        str(tmp_path / "a.jsonl"),
+        "--out",
+        str(clip),
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -158,14 +172,25 @@ def test_an_interrupted_replay_leaves_no_clip(artifact: Path, tmp_path: Path) ->
     write(tmp_path / "a.jsonl", Header(begin=Beginning(start=0)), [Controls((i % 96, 5)) for i in range(30_000)])
     (tmp_path / "out").mkdir()
     clip = tmp_path / "out" / "clip.mp4"
-    command = [sys.executable, "-m", "tools.rollout", str(artifact), "--actions", str(tmp_path / "a.jsonl"), "--out", str(clip)]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.rollout",
+        str(artifact),
+        "--actions",
+        str(tmp_path / "a.jsonl"),
+        "--out",
+        str(clip),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     spools = Path(f"/proc/{process.pid}/fd")
     while process.poll() is None and not any(str(clip.parent) in _target(one) for one in spools.iterdir()):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130 and errors.count("\n") == 1 and "interrupted" in errors
+    assert process.returncode == 130
+    assert errors.count("\n") == 1
+    assert "interrupted" in errors
     assert list(clip.parent.iterdir()) == []
 
 
@@ -194,15 +219,21 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     port = [] if "--port" in arguments or "--actions" in arguments else ["--port", "0"]
     assert main([*arguments, *port]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("error: ") and errors.count("\n") == 1 and said in errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert said in errors
 
 
-def test_an_artifact_of_another_version_is_one_line(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_artifact_of_another_version_is_one_line(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (artifact / "manifest.yaml").read_text()
     (tmp_path / "manifest.yaml").write_text(text.replace("format_version: 1", "format_version: 999"))
     assert main([str(tmp_path), "--port", "0"]) == 2
     errors = capsys.readouterr().err
-    assert errors.count("\n") == 1 and "format 999" in errors and "export again" in errors
+    assert errors.count("\n") == 1
+    assert "format 999" in errors
+    assert "export again" in errors
 
 
 def test_a_world_without_its_environment_begins_from_its_recordings() -> None:

@@ -1,5 +1,6 @@
 """The server of the page: exact, bounded, and unharmed by what a page sends or fails to read."""
 
+import contextlib
 import http.client
 import json
 import math
@@ -17,7 +18,7 @@ from websockets.sync.client import connect
 
 from data_pipeline.controls import Controls, Event
 from data_pipeline.video import decode as decode_video
-from tests.playing import FPS, Logged, Page, Served, desktop, desktop_game, served, within
+from tests.playing import Logged, Page, Served, desktop, desktop_game, served, within
 from tools.actions import read
 from tools.batch import frames
 from tools.connection import Limits
@@ -85,7 +86,8 @@ def test_lockstep_frames_are_the_worlds_own_and_the_real_ones_beside_them(server
         for controls, frame in zip(SCRIPT, expected[1:], strict=True):
             dreamed, real = page.step(controls)
             assert np.array_equal(dreamed, frame)
-            assert real is not None and np.array_equal(real, frame)
+            assert real is not None
+            assert np.array_equal(real, frame)
     assert not np.array_equal(expected[1], expected[-1])
 
 
@@ -95,8 +97,11 @@ def test_sessions_do_not_know_of_each_other(server: Served) -> None:
         a.begin("lockstep", seed=1)
         b.begin("lockstep", seed=2)
         seen = [(a.step(one)[0], b.step(two)[0]) for one, two in zip(SCRIPT, other, strict=True)]
-    for (left, right), frame_a, frame_b in zip(seen, real_frames(1, SCRIPT)[1:], real_frames(2, other)[1:], strict=True):
-        assert np.array_equal(left, frame_a) and np.array_equal(right, frame_b)
+    for (left, right), frame_a, frame_b in zip(
+        seen, real_frames(1, SCRIPT)[1:], real_frames(2, other)[1:], strict=True
+    ):
+        assert np.array_equal(left, frame_a)
+        assert np.array_equal(right, frame_b)
 
 
 NONSENSE = [
@@ -105,8 +110,16 @@ NONSENSE = [
     *('{"kind": "pointer", "x": -1, "y": 1}', '{"kind": "pointer", "x": 96, "y": 0}', '{"kind": "open"}'),
     *('{"kind": "pointer", "x": 1, "y": 1, "z": 1}', '{"kind": "pointer", "x": 1, "y": 1, "at": Infinity}'),
     *('{"kind": "pointer", "x": ' + "9" * 6000 + ', "y": 1}', '{"kind": "press", "target": "KeyQ"}'),
-    *('{"kind": "press", "target": ""}', '{"kind": "press", "target": "' + "A" * 999 + '"}', '{"kind": "wheel", "dy": 1}'),
-    *('{"kind": "ack", "frame": 4000000000}', '{"kind": "ack", "frame": -1}', '{"kind": "step", "row": {"pointer": [1, 2]}}'),
+    *(
+        '{"kind": "press", "target": ""}',
+        '{"kind": "press", "target": "' + "A" * 999 + '"}',
+        '{"kind": "wheel", "dy": 1}',
+    ),
+    *(
+        '{"kind": "ack", "frame": 4000000000}',
+        '{"kind": "ack", "frame": -1}',
+        '{"kind": "step", "row": {"pointer": [1, 2]}}',
+    ),
     *('{"kind": "settings", "pacing": "warp"}', '{"kind": "settings", "codec": "gif"}', '{"kind": "record"}'),
     *('{"kind": "reset", "begin": {"seed": -1}}', '{"kind": "reset", "begin": {"seed": 9223372036854775808}}'),
     *('{"kind": "reset", "begin": {"num_steps": 0}}', '{"kind": "reset", "begin": {"num_steps": 100000}}'),
@@ -122,7 +135,8 @@ def test_a_wrong_message_gets_an_error_and_harms_nobody(server: Served) -> None:
         for nonsense in NONSENSE:
             bad.socket.send(nonsense)
             error = bad.hear("error")
-            assert "\n" not in error["message"] and "Traceback" not in error["message"], nonsense
+            assert "\n" not in error["message"], nonsense
+            assert "Traceback" not in error["message"], nonsense
         expected = real_frames(3, SCRIPT)
         assert all(np.array_equal(good.step(one)[0], frame) for one, frame in zip(SCRIPT, expected[1:], strict=True))
         assert np.array_equal(bad.begin("lockstep", seed=4), first)
@@ -130,7 +144,11 @@ def test_a_wrong_message_gets_an_error_and_harms_nobody(server: Served) -> None:
 
 def test_random_bytes_end_in_an_error_or_a_close(server: Served) -> None:
     rng = random.Random(5)
-    valid = ['{"kind": "pointer", "x": 3, "y": 4}', '{"kind": "press", "target": "left"}', '{"kind": "ack", "frame": 1}']
+    valid = [
+        '{"kind": "pointer", "x": 3, "y": 4}',
+        '{"kind": "press", "target": "left"}',
+        '{"kind": "ack", "frame": 1}',
+    ]
     with server.page() as good:
         good.begin("lockstep", seed=3)
         for _ in range(4):
@@ -145,7 +163,7 @@ def test_random_bytes_end_in_an_error_or_a_close(server: Served) -> None:
                 except ConnectionClosed:
                     continue
         assert np.array_equal(good.step(SCRIPT[0])[0], real_frames(3, SCRIPT[:1])[1])
-    assert within(1, lambda: server.hall.lobby.playing == 0)
+    assert within(3, lambda: server.hall.lobby.playing == 0)
 
 
 def test_a_message_that_is_too_long_closes_only_its_own_socket(server: Served) -> None:
@@ -154,7 +172,8 @@ def test_a_message_that_is_too_long_closes_only_its_own_socket(server: Served) -
         bad.socket.send(" " * (MAX_MESSAGE_BYTES + 1))
         with pytest.raises(ConnectionClosed) as closed:
             bad.hear("error")
-        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
         good.step(SCRIPT[0])
 
 
@@ -167,19 +186,23 @@ def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None
         page.say(kind="ack", frame=sent[-1].frame)
         newest = page.frame()[0]
         assert newest.frame == sent[-1].frame + 1, "ids count what was sent"
-        assert newest.number >= sent[-1].number + 0.4 * FPS * 0.5, "the world went on, and what came late was skipped"
+        assert newest.number >= sent[-1].number + 2, "the world went on, and what came late was skipped"
 
 
 def test_a_stalled_page_is_dropped_and_the_others_keep_their_pace(tmp_path: Path) -> None:
-    with served(desktop_game(), tmp_path, stall_seconds=0.3) as server, server.page() as good, server.page() as bad:
+    with (
+        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3) as server,
+        server.page() as good,
+        server.page() as bad,
+    ):
         bad.begin()
         good.begin()
         first, began = good.frame()[0], time.monotonic()
-        while time.monotonic() < began + 0.8:
+        while time.monotonic() < began + 1.0:
             last = good.frame()[0]
         rate = (last.number - first.number) / (time.monotonic() - began)
-        assert rate > 0.7 * FPS
-        assert within(1, lambda: server.hall.lobby.playing == 1)
+        assert rate > 5
+        assert within(3, lambda: server.hall.lobby.playing == 1)
 
 
 def test_a_flood_of_input_loses_no_click(tmp_path: Path) -> None:
@@ -198,12 +221,16 @@ def test_a_flood_of_input_loses_no_click(tmp_path: Path) -> None:
         assert kinds == ["press", "release"] * 250
 
 
+def _read_until_silence(page: Page) -> None:
+    """Take frames until there are none; TimeoutError or ConnectionClosed says which end it was."""
+    while True:
+        page.frame(seconds=0.3)
+
+
 def _read_until_closed(page: Page) -> None:
-    try:
+    with contextlib.suppress(ConnectionClosed, TimeoutError):
         while True:
             page.frame()
-    except (ConnectionClosed, TimeoutError):
-        return
 
 
 def test_blur_lets_go_of_every_key(tmp_path: Path) -> None:
@@ -231,14 +258,14 @@ def test_on_input_the_world_waits_for_a_hand(server: Served) -> None:
         assert (header.number, header.at) == (1, 123.5)
 
 
-def test_the_world_keeps_its_own_pace(server: Served) -> None:
-    with server.page() as page:
+def test_the_world_keeps_its_own_pace(tmp_path: Path) -> None:
+    with served(desktop_game(fps=10), tmp_path) as server, server.page() as page:
         page.begin("realtime")
         first, began = page.frame()[0], time.monotonic()
-        while (last := page.frame()[0]).number < first.number + FPS:
+        while (last := page.frame()[0]).number < first.number + 10:
             pass
         rate = (last.number - first.number) / (time.monotonic() - began)
-        assert 0.7 * FPS < rate < 1.1 * FPS
+        assert 5 < rate < 11
         assert math.isnan(last.at), "no input, no echo of its time"
 
 
@@ -247,8 +274,7 @@ def test_an_idle_world_rests_until_there_is_input(tmp_path: Path) -> None:
         page.begin("realtime")
         assert page.hear("idle")["on"] is True
         with pytest.raises(TimeoutError):
-            while True:
-                page.frame(seconds=0.3)
+            _read_until_silence(page)
         page.say(kind="pointer", x=1, y=1)
         assert page.hear("idle")["on"] is False
         page.frame()
@@ -273,8 +299,9 @@ def test_sessions_are_freed_whenever_the_page_leaves(tmp_path: Path) -> None:
                 page.socket.close()
             else:
                 page.socket.socket.shutdown(socket.SHUT_RDWR)
-        assert within(1, lambda: server.hall.lobby.playing == 0 and server.hall.lobby.connected == 0)
-        assert within(1, lambda: all(dream.closed for dream in dreams)) and dreams
+        assert within(3, lambda: server.hall.lobby.playing == 0 and server.hall.lobby.connected == 0)
+        assert within(3, lambda: all(dream.closed for dream in dreams))
+        assert dreams
         assert within(2, lambda: threading.active_count() <= before + 8)
         with server.page() as page:
             page.begin("lockstep")
@@ -286,12 +313,13 @@ def test_a_full_server_says_so(tmp_path: Path) -> None:
         with server.page(open_first=False) as second:
             second.say(kind="open")
             error = second.hear("error")
-            assert error["code"] == "full" and "--max-sessions" in error["message"]
+            assert error["code"] == "full"
+            assert "--max-sessions" in error["message"]
             with pytest.raises(ConnectionClosed):
                 second.frame()
         first.step(SCRIPT[0])
         first.socket.close()
-        assert within(1, lambda: server.hall.lobby.playing == 0)
+        assert within(3, lambda: server.hall.lobby.playing == 0)
         with server.page() as third:
             third.begin("lockstep")
 
@@ -322,7 +350,8 @@ def test_a_model_that_breaks_is_said_and_can_begin_again(tmp_path: Path) -> None
         dream.broken = True
         page.say(kind="step", row={"pointer": [1, 1]})
         error = page.hear("error")
-        assert error["code"] == "world" and "the model broke" in error["message"]
+        assert error["code"] == "world"
+        assert "the model broke" in error["message"]
         dream.broken = False
         page.begin("lockstep", seed=7)
         assert np.array_equal(page.step(SCRIPT[0])[0], real_frames(7, SCRIPT[:1])[1])
@@ -340,14 +369,14 @@ def test_a_wrong_step_changes_nothing(server: Served) -> None:
 
 def test_a_slow_model_does_not_block_the_others_io(tmp_path: Path) -> None:
     dream = Logged()
-    dream.wait = 0.5
+    dream.wait = 1.0
     with served(desktop_game(lambda: dream), tmp_path) as server, server.page() as page:
         page.begin("realtime")
         time.sleep(0.1)
         for _ in range(5):
             began = time.monotonic()
             assert get(server, "/health")[0] == 200
-            assert time.monotonic() - began < 0.25
+            assert time.monotonic() - began < 0.6
 
 
 def test_a_recording_replays_to_the_same_frames(tmp_path: Path) -> None:
@@ -365,6 +394,21 @@ def test_a_recording_replays_to_the_same_frames(tmp_path: Path) -> None:
     again = list(frames(desktop_game(), header.begin, controls))
     assert np.array_equal(np.stack(again[1:]), np.stack(seen))
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".mp4"], "nothing half written is left"
+
+
+def test_a_recording_asked_for_with_a_reset_is_of_the_new_session(tmp_path: Path) -> None:
+    dream = Logged()
+    dream.wait = 0.05
+    with served(desktop_game(lambda: dream), tmp_path) as server, server.page() as page:
+        page.begin("realtime", seed=1)
+        page.say(kind="reset", begin={"seed": 2})
+        page.say(kind="record", on=True)
+        assert page.hear("recording")["on"] is True
+        page.frame()
+        page.frame()
+        page.say(kind="record", on=False)
+        header, _ = read(Path(page.hear("saved")["actions"]))
+        assert header.begin.seed == 2
 
 
 def test_what_was_recorded_is_saved_when_the_page_leaves(tmp_path: Path) -> None:
@@ -398,11 +442,12 @@ def test_pages_are_told_when_the_server_stops(tmp_path: Path) -> None:
     page.begin("realtime")
     began, server.should_exit = time.monotonic(), True
     with pytest.raises(ConnectionClosed) as closed:
-        while True:
-            page.frame()
+        _read_until_silence(page)
     thread.join(5)
-    assert not thread.is_alive() and time.monotonic() - began < 5
-    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 5
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
 
 
 def test_a_port_in_use_is_said_in_one_line() -> None:

@@ -1,17 +1,18 @@
 """The processes that test_zero.py starts: they put ZeroLearner through its laws and write down what held.
 
-Run as `zero_worker.py FOLDER RANK WORLD_SIZE PORT`. With two processes the checks of two ranks run, with one those of one
-rank, which also load what the two saved. Each result is "ok" or a traceback, by check.
+Run as `zero_worker.py FOLDER RANK WORLD_SIZE PORT`. With two processes the checks of two ranks run, with one those of
+one rank, which also load what the two saved. Each result is "ok" or a traceback, by check.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,8 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wm.batch import Batch, Given
+from wm.engine import loop
 from wm.engine.learner import LearnerConfig, LocalLearner
-from wm.engine.protocols import Learner, Metrics
+from wm.engine.loop import LoopConfig
+from wm.engine.protocols import Learner, Metrics, Part
 from wm.engine.world import World
 from wm.engine.zero import ZeroLearner
 
@@ -120,7 +123,7 @@ def _outputs(learner: ZeroLearner, values: Tensor) -> Tensor:
 
 
 def _masters(learner: ZeroLearner) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state(learner).items() if name.startswith("master/")}
+    return {f"master/{f.name}": learner._gather(f, "master").clone() for f in learner._fragments()}
 
 
 def _masters_of_local(learner: LocalLearner) -> dict[str, Tensor]:
@@ -139,17 +142,16 @@ def bfloat16_parity(stage: int, world: World, folder: Path) -> None:
 
 def average(stage: int, world: World, folder: Path) -> None:
     """The average against float64, gathered at the end, in bfloat16, where a careless one stands still."""
-    for config in (FLOAT32, BFLOAT16):
-        learner = make(config, stage, world)
-        reference = {name: tensor.double() for name, tensor in _masters(learner).items()}
-        for step in range(30):
-            train(learner, world, step, step + 1)
-            for name, tensor in _masters(learner).items():
-                reference[name] = 0.9 * reference[name] + 0.1 * tensor.double()
-        for name, tensor in learner.weights().items():
-            if f"master/{name}" in reference:
-                expected = reference[f"master/{name}"].view(tensor.shape)
-                torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
+    learner = make(BFLOAT16, stage, world)
+    reference = {name: tensor.double() for name, tensor in _masters(learner).items()}
+    for step in range(NUM_STEPS):
+        train(learner, world, step, step + 1)
+        for name, tensor in _masters(learner).items():
+            reference[name] = 0.9 * reference[name] + 0.1 * tensor.double()
+    for name, tensor in learner.weights().items():
+        if f"master/{name}" in reference:
+            expected = reference[f"master/{name}"].view(tensor.shape)
+            torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
 
 
 def resume(stage: int, world: World, folder: Path) -> None:
@@ -279,8 +281,80 @@ def _in_turn(generator: Learner, critic: Learner, given: Batch) -> None:
             parameter.requires_grad_(True)
 
 
+class Half:
+    """A part that fails on the last rank, once."""
+
+    def __init__(self, world: World):
+        self._fails = world.rank == world.world_size - 1
+
+    def save(self, folder: Path) -> None:
+        if self._fails:
+            self._fails = False
+            raise OSError(28, "No space left on device")
+
+    def load(self, folder: Path) -> None:
+        pass
+
+
+class OneLearner:
+    """The smallest stage."""
+
+    def __init__(self, learner: ZeroLearner, world: World):
+        self._learner, self._half = learner, Half(world)
+
+    def step(self, batch: Batch) -> Metrics:
+        return self._learner.update(loss_of(self._learner), batch)
+
+    def parts(self) -> dict[str, Part]:
+        return {"model": self._learner, "half": self._half}
+
+    def sample(self, batch: Batch) -> dict[str, Tensor]:
+        with self._learner.averaged() as module:
+            return {"picture": module(batch.latents.reshape(-1, 9)[:, :6])["deep"][0].sigmoid()[None]}
+
+    def finish(self, folder: Path) -> dict[str, object]:
+        return {"sum": sum(tensor.double().sum().item() for tensor in self._learner.weights().values())}
+
+
+def whole_run(stage: int, world: World, folder: Path) -> None:
+    """The loop on all ranks: a save that fails on one is dropped on all, and one that wants to stop stops all."""
+
+    def open_batches(cursor: int) -> Iterator[tuple[Batch, int]]:
+        while True:
+            cursor += GLOBAL_BATCH
+            yield batch(cursor // GLOBAL_BATCH - 1, world), cursor
+
+    def start(place: Path, stop_at: int) -> dict[str, object]:
+        steps = itertools.count(1)
+        learner = OneLearner(make(BFLOAT16, stage, world), world)
+        settings = LoopConfig(num_steps=6, log_every=1, save_every=2, sample_every=3, keep_last=1)
+        wants = [world.rank == world.world_size - 1 and step == stop_at for step in range(7)]
+        return loop.run(
+            learner,
+            open_batches,
+            settings,
+            place,
+            world,
+            {},
+            should_stop=lambda: wants[next(steps)],
+            on_checkpoint=heard,
+        )
+
+    reported: list[int] = []
+
+    def heard(step: int, path: Path) -> None:
+        reported.append(step)
+
+    straight = start(folder / f"straight-{stage}", 0)
+    first = start(folder / f"parts-{stage}", 3)
+    assert (first["step"], first["stopped"]) == (3, True)
+    second = start(folder / f"parts-{stage}", 0)
+    assert second["sum"] == straight["sum"]
+    assert reported == [4, 6, 3, 6]  # the save at 2 failed, at 4 of the second part too
+
+
 Check = Callable[[int, World, Path], None]
-TWO_RANKS: tuple[Check, ...] = (parity, bfloat16_parity, average, resume, other_stage, skip, two_learners)
+TWO_RANKS: tuple[Check, ...] = (parity, bfloat16_parity, average, resume, other_stage, skip, two_learners, whole_run)
 ONE_RANK: tuple[Check, ...] = (parity, resume, skip, other_world)
 
 

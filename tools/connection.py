@@ -204,11 +204,13 @@ class Connection:
 
     async def _play(self) -> None:
         while True:
-            if self._record is not None:
+            if (
+                self._wanted is not None
+            ):  # before a wish to record, which else would end with the session that it began in
+                await self._restart(self._wanted)
+            elif self._record is not None:
                 on_now, self._record = self._record, None
                 await (self.camera.start() if on_now else self.camera.stop())
-            elif self._wanted is not None:
-                await self._restart(self._wanted)
             elif await self._due():
                 self._advancing = True
                 await self._advance()

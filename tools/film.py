@@ -28,7 +28,8 @@ class Film:
         return self.num_frames * math.prod(self.shape) >= MAX_BYTES
 
     def append(self, frame: np.ndarray) -> None:
-        assert frame.shape == self.shape and frame.dtype == np.uint8
+        assert frame.shape == self.shape
+        assert frame.dtype == np.uint8
         self._spool.write(np.ascontiguousarray(frame).tobytes())
         self.num_frames += 1
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import safetensors
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -115,9 +116,8 @@ def load_vae(folder: Path, device: torch.device | str = "cpu") -> tuple[VideoVAE
     model = _read_weights_config(folder)
     if not isinstance(model, VAEWeights):
         raise ArtifactError(f"{folder} holds a {model.kind}, not a tokenizer")
-    return _loaded(model.vae.build(), folder / "model.safetensors", device), file_hash(folder / "model.safetensors")[
-        :16
-    ]
+    path = folder / "model.safetensors"
+    return _loaded(model.vae.build(), path, device), file_hash(path)[:16]
 
 
 def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> tuple[Denoiser, DenoiserWeights]:
@@ -223,7 +223,13 @@ def _read_weights_config(folder: Path) -> VAEWeights | DenoiserWeights:
 
 
 def _loaded(module: Module, path: Path, device: torch.device | str) -> Module:
-    module.load_state_dict(load_file(path))
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{path} does not hold the weights that its folder promises ({reason}): make it again"
+        ) from None
     return module.to(device).eval().requires_grad_(False)
 
 
@@ -257,9 +263,19 @@ def _fresh(folder: Path) -> Path:
 
 def _publish(partial: Path, folder: Path) -> None:
     """Put `partial` in the place of `folder`; a kill in between leaves the old one under another name, never a mixture."""
+    for path in (*partial.iterdir(), partial):
+        _sync(path)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,12 +2,14 @@
 
 A config holds values: numbers, words, paths as text. No import paths, no callables, no environment. Unions are written
 `Annotated[A | B, Kind]` where each member has a field `kind: Literal["..."]`; the annotation is the registry.
+What is read is held to its type: 1 and "yes" are no bool, true and "3" are no int.
 """
 
 import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
+import pydantic_core
 import yaml
 
 T = TypeVar("T")
@@ -27,17 +30,31 @@ class ConfigError(ValueError):
     """A config that does not say what its reader needs; the message names the dotted path."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as people mean it; PyYAML asks for 1.0e-4."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """The other way: the word "1e-4" is written in quotes."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
     """`cls` as a frozen, keyword-only dataclass that refuses unknown fields and wrong types."""
     settings = pydantic.ConfigDict(extra="forbid")
-    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)
+    return typing.cast("type[T]", pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings))
 
 
 def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     """The `cls` that the YAML file at `path` describes, with overrides written `a.b=value` applied first."""
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = yaml.load(Path(path).read_text(), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}") from None
     except yaml.YAMLError as error:
@@ -54,8 +71,10 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
 def from_dict(cls: type[T], tree: Mapping[str, Any]) -> T:
     """The `cls` that `tree` describes; ConfigError with the dotted path and the nearest valid name otherwise."""
+    # By way of JSON, in which a list can be a tuple and a mapping a dataclass although nothing else is converted.
+    text = pydantic_core.to_json(dict(tree), inf_nan_mode="constants")
     try:
-        return pydantic.TypeAdapter(cls).validate_python(dict(tree))
+        return pydantic.TypeAdapter(cls).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         raise ConfigError("; ".join(_explain(cls, line) for line in error.errors())) from None
 
@@ -67,7 +86,7 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 def dump(value: Any, path: Path) -> None:
     """Write `value` as YAML at `path`, in the order of its fields."""
-    Path(path).write_text(yaml.safe_dump(to_dict(value), sort_keys=False))
+    Path(path).write_text(yaml.dump(to_dict(value), Dumper=_Dumper, sort_keys=False))
 
 
 def content_hash(value: Any) -> str:
@@ -106,7 +125,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent} holds a value, not a mapping")
-    node[name] = yaml.safe_load(text)
+    node[name] = yaml.load(text, _Loader)
 
 
 def _explain(cls: type, line: Any) -> str:
@@ -115,6 +134,8 @@ def _explain(cls: type, line: Any) -> str:
         return f"{path}: unknown field{_nearest(str(line['loc'][-1]), owner)}"
     if line["type"] in ("missing", "missing_argument"):
         return f"{path}: missing; it has no default"
+    if line["type"] == "value_error":  # raised by a __post_init__, which says all: the whole mapping would drown it
+        return f"{path}: {line['ctx']['error']}" if path else str(line["ctx"]["error"])
     return f"{path}: {line['msg']}, got {line['input']!r}"
 
 
@@ -148,9 +169,9 @@ def _field_type(owner: Any, step: str | int) -> Any:
         return arguments[0] if arguments else None
     if not dataclasses.is_dataclass(owner):
         return None
-    hints = typing.get_type_hints(owner)
-    hint = hints.get(step)
-    return hint
+    hint = typing.get_type_hints(owner).get(step)
+    present = [member for member in typing.get_args(hint) if member is not type(None)]
+    return present[0] if isinstance(hint, types.UnionType) and len(present) == 1 else hint
 
 
 def _nearest(name: str, owner: Any) -> str:

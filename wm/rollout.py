@@ -29,7 +29,8 @@ class WorldSession:
         self.world, self.denoiser, self.card = world, world.models[model], world.manifest.models[model]
         self.flow = self.card.flow.build()
         self.scale = world.scale(model)
-        self.times = time_grid(num_steps or self.card.num_steps, self.card.shift)
+        self.device = next(self.denoiser.parameters()).device
+        self.times = time_grid(self.card.num_steps if num_steps is None else num_steps, self.card.shift)
         self.seed, self.batch = seed, batch
         self.frame = 0  # number of the next frame since reset
         self.dreamer = _Dreamer(self.denoiser, self.denoiser.condition)
@@ -37,28 +38,38 @@ class WorldSession:
 
     @torch.inference_mode()
     def reset(self, frames: Tensor, action: Action) -> Tensor:
-        """Begin after real `frames` (B, T, 3, H, W) uint8 with their `action` (B, T); the last one as the model sees it."""
-        if frames.shape[0] != self.batch:
-            raise ValueError(f"{frames.shape[0]} clips given to a session of {self.batch}")
-        latents = self.world.vae.encode(to_unit_range(frames)).mean
-        x = self.scale.normalised(latents)
+        """Begin after real `frames` (B, T, 3, H, W) uint8 with their `action` (B, T); the last one as the model sees it.
+
+        What comes back lies on the device of the action, as with `step`.
+        """
+        manifest = self.world.manifest
+        if frames.shape[0] != self.batch or frames.shape[1] < 1:
+            raise ValueError(f"{frames.shape[0]} clips of {frames.shape[1]} frames given to a session of {self.batch}")
+        if frames.shape[-2:] != (manifest.height, manifest.width):
+            raise ValueError(
+                f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels given to a world of "
+                f"{manifest.height}x{manifest.width}"
+            )
+        taken = self._taken(action, frames.shape[1])
+        x = self.scale.normalised(self.world.vae.encode(to_unit_range(frames.to(self.device))).mean)
         self.frame = 0
         for dreamer in self._dreamers():
             dreamer.begin()
-        for index in range(frames.shape[1]):
-            self._remember(x[:, index : index + 1], action[:, index : index + 1])
-        return self._decoded(x[:, -1:])
+        self._remember(x, taken)
+        return self._decoded(x[:, -1:]).to(action.pointer.device)
 
     @torch.inference_mode()
     def step(self, action: Action) -> Tensor:
         """The next frame (B, 3, H, W) uint8 after `action` (B, 1)."""
-        x = self.dream(action)
-        return self._decoded(x)
+        return self._decoded(self.dream(action)).to(action.pointer.device)
 
     @torch.inference_mode()
     def dream(self, action: Action) -> Tensor:
         """The next frame in latent space, (B, 1, C, h, w) normalised; it is remembered."""
-        given = Given(action=action)
+        if self.frame == 0:
+            raise ValueError("nothing to go on from: reset comes before step")
+        taken = self._taken(action, 1)
+        given = Given(action=taken)
         predict = self.dreamer.predictor(given)
         if self.null_dreamer is not None:
             predict = guided(predict, self.null_dreamer.predictor(given), self.card.guidance_scale)
@@ -70,23 +81,32 @@ class WorldSession:
                 x = heun(self.flow, predict, start, self.times)
             case "euler":
                 x = euler(self.flow, predict, start, self.times)
-        self._remember(x, action)
+        self._remember(x, taken)
         return x
 
     def _remember(self, x: Tensor, action: Action) -> None:
-        level = torch.full(x.shape[:2], self.card.context_level)
-        x_t = self.flow.noised(x, self._noise("context"), level)
+        level = torch.full(x.shape[:2], self.card.context_level, device=self.device)
+        noise = [self._noise("context", later) for later in range(x.shape[1])]
+        x_t = self.flow.noised(x, torch.cat(noise, dim=1), level)
         for dreamer in self._dreamers():
             dreamer.remember(x_t, level, Given(action=action))
-        self.frame += 1
+        self.frame += x.shape[1]
+
+    def _taken(self, action: Action, num_frames: int) -> Action:
+        """`action` on the model's device; ValueError where it is not one a rollout and frame."""
+        shape = tuple(action.pointer.shape[:2])
+        if shape != (self.batch, num_frames):
+            raise ValueError(f"actions of shape {shape} given where {(self.batch, num_frames)} are needed")
+        return action.to(self.device)
 
     def _dreamers(self) -> "list[_Dreamer]":
         return [self.dreamer] if self.null_dreamer is None else [self.dreamer, self.null_dreamer]
 
-    def _noise(self, stream: str) -> Tensor:
+    def _noise(self, stream: str, later: int = 0) -> Tensor:
+        """(B, 1, C, h, w) for the frame `later` after the next."""
         shape = self.card.shape
         size = (1, shape.channels, shape.rows, shape.columns)
-        return draw_noise(size, self.seed, self.frame, torch.arange(self.batch), stream=stream)
+        return draw_noise(size, self.seed, self.frame + later, torch.arange(self.batch), self.device, stream)
 
     def _decoded(self, x: Tensor) -> Tensor:
         return to_pixels(self.world.vae.decode(self.scale.raw(x)))[:, 0]
@@ -104,10 +124,10 @@ class _Dreamer:
         self.waiting: tuple[Tensor, Tensor, Condition] | None = None
 
     def remember(self, x_t: Tensor, level: Tensor, given: Given) -> None:
-        """Take in a past frame; it goes through the model with the first call for the frame after it, which spares a pass."""
+        """Take in past frames; they go through the model with the first call for the frame after, which spares a pass."""
         if self.waiting is not None:
             self.denoiser.dit(*self.waiting, memory=self.memory)
-            self.memory.commit(1)
+            self.memory.commit(self.waiting[0].shape[1])
         self.waiting = x_t, level, self.condition(given)
 
     def predictor(self, given: Given) -> Predict:
@@ -118,10 +138,11 @@ class _Dreamer:
             if self.waiting is None:
                 return self.denoiser.dit(x_t, t, condition, memory=self.memory)
             past_x, past_level, past_condition = self.waiting
+            num_past = past_x.shape[1]
             both = joined(past_condition, condition)
             y = self.denoiser.dit(torch.cat([past_x, x_t], 1), torch.cat([past_level, t], 1), both, memory=self.memory)
-            self.memory.commit(1)
+            self.memory.commit(num_past)
             self.waiting = None
-            return y[:, 1:]
+            return y[:, num_past:]
 
         return predict

@@ -5,7 +5,6 @@ grabs the screen with the cursor on it. What a program does by the clock (blinki
 """
 
 import dataclasses
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,10 @@ from Xlib import XK
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import CursorSprite, Rect, Target
-from data_pipeline.environments.x11_server import Cursor, DesktopDied, Window, XServer, can_isolate
+from data_pipeline.environments.x11_pixels import distinct, shrunk, sprite
+from data_pipeline.environments.x11_rest import SURE_SECONDS
+from data_pipeline.environments.x11_server import Cursor, DesktopDied, XServer, can_isolate
+from data_pipeline.environments.x11_targets import centre, uses, visible
 from data_pipeline.schema import DataError
 from wm.batch import ActionSpace
 from wm.config import config
@@ -57,6 +59,7 @@ class X11DesktopConfig:
     fps: float = 10.0  # frames a second that a step stands for
     buttons: tuple[str, ...] = ("left", "middle", "right")
     keys: tuple[str, ...] = (*_WRITING, "Space", "Enter", "Backspace", "Minus", "Equal", "Period", "Slash", "ShiftLeft")
+    wheel: bool = True
     columns: int = 40  # characters of the terminal
     rows: int = 12
     settle_seconds: float = 0.5  # longest wait for the programs to come to rest in one step
@@ -77,13 +80,15 @@ class X11Desktop:
     version = "1"
 
     def __init__(self, config: X11DesktopConfig) -> None:
-        _check_programs()
         self.config = config
-        self.action_space = ActionSpace(buttons=config.buttons, keys=config.keys, wheel=True, fps=config.fps)
+        self.action_space = ActionSpace(
+            buttons=config.buttons, keys=config.keys, wheel=config.wheel, fps=config.fps
+        )
         self.num_restless = 0  # steps in which the programs did not come to rest in time
         self._keysyms = {code: _keysym(code) for code in config.keys}
         self._numbers = {name: _number(name) for name in config.buttons}
         self._layout(0)  # raises where the windows do not fit on the screen
+        _check_programs()
         self._offline = can_isolate(tuple(programs.OFFLINE))
         self._next_seed = 0
         self._cursors: list[CursorSprite] = []
@@ -117,9 +122,7 @@ class X11Desktop:
                 if number:  # a key goes where the click before it put the focus, as for a hand
                     server.settle(self.config.settle_seconds)
                 self._inject(event)
-            if not server.settle(self.config.settle_seconds):
-                self.num_restless += 1
-            server.check()
+            self._rest(after_events=bool(action.events))
             self._grab()
         return self.render(), 0.0, False, False, self._info()
 
@@ -141,12 +144,12 @@ class X11Desktop:
         """What can be seen of title bars, of the window behind, of the terminal's page and the calculator's buttons."""
         server = self._running()
         with server.watched():
-            windows, active = server.windows(), server.active()
+            windows, active = server.windows.all(), server.windows.active()
         found: list[Target] = []
         for place, window in enumerate(windows):
             covers = [above.frame for above in windows[place + 1 :]]
-            for kind, rect in _uses(window, active):
-                seen = self._in_frame(_visible(rect, covers))
+            for kind, rect in uses(window, active):
+                seen = self._in_frame(visible(rect, covers))
                 if seen.w > 0 and seen.h > 0:
                     found.append(Target(kind, seen))
         return found
@@ -178,17 +181,22 @@ class X11Desktop:
         for name in sorted(self._held):
             self._inject(Event("release", name))
         server.stop()
-        server.forget_window_manager()
+        server.windows.forget()
         server.start({programs.WINDOW_MANAGER: programs.WINDOW_MANAGER_COMMAND})
-        self._await(lambda: server.window_manager() and server.settle(self.config.settle_seconds), "the window manager")
+        self._await(
+            lambda: server.windows.managed() and server.settle(self.config.settle_seconds), "the window manager"
+        )
         self._point(places.pointer)
         config = self.config
         server.start(programs.commands(places, config.columns, config.rows, self._offline))
         titles = programs.TITLES
-        self._await(lambda: sorted(w.title for w in server.windows()) == sorted(titles.values()), "both windows")
-        chosen = next(w for w in server.windows() if w.title == titles[places.focus])
-        server.activate(chosen)
-        self._await(lambda: server.active() == chosen.id and server.windows()[-1].id == chosen.id, "the focus")
+        self._await(lambda: sorted(w.title for w in server.windows.all()) == sorted(titles.values()), "both windows")
+        server.windows.fix_sizes()
+        chosen = next(w for w in server.windows.all() if w.title == titles[places.focus])
+        server.windows.activate(chosen)
+        self._await(
+            lambda: server.windows.active() == chosen.id and server.windows.all()[-1].id == chosen.id, "the focus"
+        )
         self._await(lambda: server.settle(config.settle_seconds), "the programs to come to rest")
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
@@ -198,29 +206,36 @@ class X11Desktop:
             server.check()
             if time.monotonic() > deadline:
                 seconds = self.config.start_seconds
-                raise DesktopDied(f"the recorded desktop waited {seconds} s for {what}: raise start_seconds or the cores")
+                raise DesktopDied(
+                    f"the recorded desktop waited {seconds} s for {what}: raise start_seconds or the cores"
+                )
+            server.windows.nudge()
             server.settle(0.01)
 
     def _tour(self) -> list[CursorSprite]:
         """Show the pointer everywhere and drag a window: every shape there is."""
         server = self._running()
-        windows = server.windows()
+        windows = server.windows.all()
         top = windows[-1]
-        places = {"arrow": _centre(top.title_bar)}
-        places |= {w.title.lower(): _centre(_visible(w.client, [a.frame for a in windows[i + 1 :]])) for i, w in enumerate(windows)}
+        places = {"arrow": centre(top.title_bar)}
+        places |= {
+            w.title.lower(): centre(visible(w.client, [a.frame for a in windows[i + 1 :]]))
+            for i, w in enumerate(windows)
+        }
         seen: dict[str, Cursor] = {}
         for name, place in places.items():
             server.move(*place)
-            server.settle(self.config.settle_seconds)
+            self._rest(after_events=True)
             seen[name] = server.cursor()
         server.move(*places["arrow"])
         server.button(_BUTTONS["left"], True)
+        self._rest(after_events=True)
         server.move(places["arrow"][0] + 8, places["arrow"][1])
-        server.settle(self.config.settle_seconds)
+        self._rest(after_events=True)
         seen["drag"] = server.cursor()
         server.button(_BUTTONS["left"], False)
-        server.settle(self.config.settle_seconds)
-        return _distinct([_sprite(name, cursor, self.config.shrink) for name, cursor in seen.items()])
+        self._rest(after_events=True)
+        return distinct([sprite(name, cursor, self.config.shrink) for name, cursor in seen.items()])
 
     # Input
 
@@ -234,7 +249,7 @@ class X11Desktop:
 
     def _inject(self, event: Event) -> None:
         server = self._running()
-        if event.kind == "wheel":
+        if event.kind == "wheel" and self.config.wheel:
             self._turn(event.dx, _LEFT, _RIGHT)
             self._turn(event.dy, _UP, _DOWN)
             return
@@ -255,10 +270,19 @@ class X11Desktop:
             for down in (True, False):
                 self._running().button(positive if notches > 0 else negative, down)
 
+    def _rest(self, after_events: bool) -> None:
+        server = self._running()
+        rests = server.settle(self.config.settle_seconds)
+        if after_events:
+            server.windows.nudge()
+            rests = server.settle(self.config.settle_seconds, SURE_SECONDS)
+        self.num_restless += not rests
+        server.check()
+
     # Output
 
     def _grab(self) -> None:
-        self._frame = _shrunk(self._running().grab(), self.config.shrink)
+        self._frame = shrunk(self._running().grab(), self.config.shrink)
 
     def _in_frame(self, rect: Rect) -> Rect:
         """The frame pixels whose pointer place lies in `rect` of the screen and on it."""
@@ -288,7 +312,7 @@ class X11Desktop:
 
 
 def _check_programs() -> None:
-    missing = [name for name in programs.PACKAGES if shutil.which(name) is None]
+    missing = programs.missing()
     if missing:
         packages = " ".join(sorted({programs.PACKAGES[name] for name in missing}))
         raise DataError(
@@ -307,70 +331,3 @@ def _number(button: str) -> int:
     if button not in _BUTTONS:
         raise ValueError(f"button {button!r} is not one that x11_desktop can press; those are {list(_BUTTONS)}")
     return _BUTTONS[button]
-
-
-def _uses(window: Window, active: int) -> list[tuple[str, Rect]]:
-    """What a hand can do with `window`, as (kind, where on the screen)."""
-    bar = ("drag", window.title_bar)
-    if window.id != active:
-        return [bar, ("raise", window.client)]
-    if window.title == programs.TITLES[programs.TERMINAL]:
-        return [bar, ("type", window.client)]
-    return [bar, *(("click", part) for part in window.parts if programs.is_button(part.w, part.h))]
-
-
-def _visible(rect: Rect, covers: list[Rect]) -> Rect:
-    """The largest rectangle that is left of `rect` beside each of `covers` in turn."""
-    for cover in covers:
-        if rect.intersects(cover):
-            rect = max(_beside(rect, cover), key=lambda part: max(part.w, 0) * max(part.h, 0))
-    return rect
-
-
-def _beside(rect: Rect, cover: Rect) -> list[Rect]:
-    """`rect` to the left, to the right, above and below `cover`; sizes may come out negative."""
-    right, bottom = cover.x + cover.w, cover.y + cover.h
-    return [
-        Rect(rect.x, rect.y, cover.x - rect.x, rect.h),
-        Rect(right, rect.y, rect.x + rect.w - right, rect.h),
-        Rect(rect.x, rect.y, rect.w, cover.y - rect.y),
-        Rect(rect.x, bottom, rect.w, rect.y + rect.h - bottom),
-    ]
-
-
-def _centre(rect: Rect) -> tuple[int, int]:
-    return rect.x + rect.w // 2, rect.y + rect.h // 2
-
-
-def _shrunk(image: np.ndarray, shrink: int) -> np.ndarray:
-    """(H, W, C) uint8 -> (H / shrink, W / shrink, C), each pixel the mean of a square."""
-    if shrink == 1:
-        return image.copy()
-    area = shrink * shrink
-    total = np.full((image.shape[0] // shrink, image.shape[1] // shrink, image.shape[2]), area // 2, np.uint32)
-    for place in range(area):
-        total += image[place // shrink :: shrink, place % shrink :: shrink]
-    return (total // area).astype(np.uint8)
-
-
-def _sprite(name: str, cursor: Cursor, shrink: int) -> CursorSprite:
-    """`cursor` as a frame shows it: the pointer is always in the middle of a square of screen pixels, so it has one look."""
-    height, width = cursor.rgba.shape[:2]
-    x, y = ((shrink // 2 - hot) % shrink for hot in cursor.hotspot)
-    rows, columns = (-(-(n + offset) // shrink) * shrink for n, offset in ((height, y), (width, x)))
-    canvas = np.zeros((rows, columns, 4), np.uint8)
-    canvas[y : y + height, x : x + width] = cursor.rgba
-    small = _shrunk(canvas, shrink).astype(np.float32)
-    alpha = small[..., 3:] / 255
-    colour = np.divide(small[..., :3], alpha, out=np.zeros_like(small[..., :3]), where=alpha > 0)
-    rgba = np.concatenate([np.rint(colour).clip(0, 255), small[..., 3:]], -1).astype(np.uint8)
-    hotspot = ((cursor.hotspot[0] + x) // shrink, (cursor.hotspot[1] + y) // shrink)
-    return CursorSprite(name, hotspot, rgba)
-
-
-def _distinct(sprites: list[CursorSprite]) -> list[CursorSprite]:
-    """The first of those that look alike."""
-    found: dict[tuple[Any, ...], CursorSprite] = {}
-    for sprite in sprites:
-        found.setdefault((sprite.hotspot, sprite.rgba.shape, sprite.rgba.tobytes()), sprite)
-    return list(found.values())

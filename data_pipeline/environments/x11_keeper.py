@@ -115,7 +115,7 @@ class Keeper:
 
     def bury(self) -> list[str]:
         """Names of what died since the last call."""
-        died = []
+        died: list[str] = []
         while True:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)

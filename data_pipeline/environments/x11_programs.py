@@ -6,6 +6,7 @@ the built-ins that reach other processes or files are switched off: random typin
 """
 
 import random
+import shutil
 from dataclasses import dataclass
 
 # Program to look for -> Debian package that brings it.
@@ -29,7 +30,7 @@ TITLE_HEIGHT, BORDER = 15, 1  # pixels, as the theme below gives them
 FONT_WIDTH, FONT_HEIGHT = 6, 13  # of "fixed", the one text font that every X server has built in
 BUTTON_WIDTH, BUTTON_HEIGHT, GAP = 24, 17, 2
 DISPLAY_WIDTH = 96
-CALCULATOR_SIZE = 110, 130
+CALCULATOR_SIZE = 115, 136  # outer, as the settings below add up
 
 # The calculator's buttons by their numbers in xcalc, row by row (7 8 9 * / 4 5 6 - / 1 2 3 + / 0 . C =), and all it has.
 _BUTTONS = ((37, 38, 39, 40), (42, 43, 44, 45), (47, 48, 49, 50), (52, 53, 54, 55))
@@ -86,9 +87,7 @@ window.label.text.justify: left
 """
 
 # Two presses are never a double click: stepped time runs faster than the hand's, so their distance would mean nothing.
-# Nor wait for the window manager's answer to a change of size: when it comes too early, the toolkit waits for five seconds.
-_XTERM = """XTerm*waitForWm: false
-XTerm*cursorBlink: false
+_XTERM = """XTerm*cursorBlink: false
 XTerm*multiClickTime: 1
 XTerm*pointerShape: left_ptr
 XTerm*pointerMode: 0
@@ -111,7 +110,7 @@ PS1='$ '
 HISTFILE=
 IGNOREEOF=1000
 TERM=dumb
-command_not_found_handle() { echo "$1?"; }
+command_not_found_handle() { echo "$1?"; return 127; }
 enable -n kill exec eval source . bind builtin command enable trap ulimit umask suspend history fc fg bg jobs disown exit logout
 """
 
@@ -135,7 +134,6 @@ def _calculator_resources() -> str:
     """xcalc as a pocket calculator: the display, and sixteen of its buttons in four rows below it."""
     shown = {number for row in _BUTTONS for number in row}
     lines = [
-        "XCalc*waitForWm: false",
         "XCalc*Font: fixed",
         "XCalc*background: #d7dbe0",
         "XCalc*Command.background: #f6f6f6",
@@ -184,6 +182,11 @@ FILES = {
 }
 
 
+def missing() -> list[str]:
+    """Names of the programs that are not installed here."""
+    return [name for name in PACKAGES if shutil.which(name) is None]
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the windows' outer corners are when an episode begins, which one has the focus, where the pointer is."""
@@ -195,11 +198,17 @@ class Layout:
 
 
 def layout(seed: int, width: int, height: int, columns: int, rows: int) -> Layout:
-    """Places drawn from `seed` so that each window lies wholly on a screen of `width` x `height` pixels."""
+    """Places drawn from `seed` so that each window lies wholly on a screen of `width` x `height` pixels, and can be seen."""
     generator = random.Random(seed)
+    size = terminal_size(columns, rows)
+    for _ in range(100):
+        terminal = _corner(generator, width, height, *size)
+        calculator = _corner(generator, width, height, *CALCULATOR_SIZE)
+        if _overlap(terminal, size, calculator, CALCULATOR_SIZE) <= 0.5:
+            break
     return Layout(
-        terminal=_corner(generator, width, height, *terminal_size(columns, rows)),
-        calculator=_corner(generator, width, height, *CALCULATOR_SIZE),
+        terminal=terminal,
+        calculator=calculator,
         focus=generator.choice((TERMINAL, CALCULATOR)),
         pointer=(generator.randrange(width), generator.randrange(height)),
     )
@@ -209,6 +218,13 @@ def _corner(generator: random.Random, width: int, height: int, w: int, h: int) -
     if w > width or h > height:
         raise ValueError(f"a window of {w}x{h} pixels does not fit a screen of {width}x{height}: enlarge the screen")
     return generator.randint(0, width - w), generator.randint(0, height - h)
+
+
+def _overlap(a: tuple[int, int], a_size: tuple[int, int], b: tuple[int, int], b_size: tuple[int, int]) -> float:
+    """The part of the smaller rectangle that both cover."""
+    sides = [min(a[i] + a_size[i], b[i] + b_size[i]) - max(a[i], b[i]) for i in range(2)]
+    smaller = min(a_size[0] * a_size[1], b_size[0] * b_size[1])
+    return max(sides[0], 0) * max(sides[1], 0) / smaller
 
 
 def terminal_size(columns: int, rows: int) -> tuple[int, int]:

@@ -1,8 +1,4 @@
-"""A private X server as the recorder sees it: its keeper, input through XTEST, pixels, windows, the cursor, and rest.
-
-Stepped recording needs to know when every program has finished drawing what an input asked for. The kernel knows: `settle` waits
-until all of the desktop's processes sleep and none has run between two looks, whatever the load of the machine.
-"""
+"""A private X server as the recorder sees it: its keeper, input through XTEST, pixels, the cursor."""
 
 import contextlib
 import functools
@@ -24,16 +20,14 @@ import mss.exception
 import numpy as np
 from Xlib import X, display, error
 from Xlib.ext import xtest
-from Xlib.protocol import event, rq
-from Xlib.xobject.drawable import Window as XWindow
+from Xlib.protocol import rq
 
 from data_pipeline.environments import x11_keeper
-from data_pipeline.environments.environment import Rect
+from data_pipeline.environments.x11_rest import LOOK_SECONDS, at_rest
+from data_pipeline.environments.x11_windows import Windows
 from data_pipeline.schema import DataError
 
-_LOOK_SECONDS = 0.0002  # between two looks at the processes
 _CLOSE_SECONDS = 10.0
-_IDLE_STATES = ("S", "Z")  # sleeping until something comes; dead and waiting to be fetched
 # Both connections find the cookie through the process's environment, which threads share.
 _authority_lock = threading.Lock()
 
@@ -47,17 +41,6 @@ class Cursor(NamedTuple):
 
     hotspot: tuple[int, int]
     rgba: np.ndarray  # (h, w, 4) uint8, premultiplied by alpha as X keeps it
-
-
-class Window(NamedTuple):
-    """One window of a program, as the window manager lists it; rectangles in screen pixels."""
-
-    id: int
-    title: str
-    frame: Rect  # with border and title bar
-    title_bar: Rect
-    client: Rect  # what the program draws
-    parts: tuple[Rect, ...]  # its innermost visible sub-windows, such as buttons
 
 
 class _GetCursorImage(rq.ReplyRequest):
@@ -85,27 +68,42 @@ class XServer:
     """A running Xvfb of `width` x `height` pixels with `files` in its private HOME; DataError where it does not start."""
 
     def __init__(
-        self, width: int, height: int, files: dict[str, str], variables: dict[str, str], root: Path, start_seconds: float
+        self,
+        width: int,
+        height: int,
+        files: dict[str, str],
+        variables: dict[str, str],
+        root: Path,
+        start_seconds: float,
     ) -> None:
         self.size = (width, height)
         self._buffer = b""
-        self._shapes: dict[int, tuple[Rect, tuple[int, ...], tuple[Rect, ...], str]] = {}
         script = [sys.executable, "-I", x11_keeper.__file__]
         path = {"PATH": os.environ.get("PATH", os.defpath)}
         self._keeper = subprocess.Popen(
             script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=path, start_new_session=True
         )
+        assert self._keeper.stdin is not None
+        assert self._keeper.stdout is not None
+        self._orders, self._answers = self._keeper.stdin, self._keeper.stdout
         self._end = weakref.finalize(self, _end, self._keeper)  # also at the interpreter's exit
         settings = {"root": str(root), "width": width, "height": height, "start_seconds": start_seconds}
-        answer = self._ask({**settings, "files": files, "variables": variables}, "display", start_seconds + 5)
-        self.folder = Path(answer["folder"])
-        self.process_id = int(answer["server"])
-        name = f":{answer['display']}"
-        with self.watched(), _authority(self.folder / "authority"):
-            self._display = display.Display(name)
-            self._screen = mss.MSS(display=name, with_cursor=True)
-            self._root = self._display.screen().root
-            self._display.xfixes_query_version()
+        try:
+            answer = self._ask({**settings, "files": files, "variables": variables}, "display", start_seconds + 5)
+            self.folder = Path(answer["folder"])
+            self.process_id = int(answer["server"])
+            with self.watched(), _authority(self.folder / "authority"):
+                self._connect(f":{answer['display']}")
+        except DataError:
+            self._end()
+            raise
+
+    def _connect(self, name: str) -> None:
+        self._display = display.Display(name)
+        self._screen = mss.MSS(display=name, with_cursor=True)
+        self._root = self._display.screen().root
+        self._display.xfixes_query_version()
+        self.windows = Windows(self._display)
 
     # The keeper
 
@@ -116,7 +114,6 @@ class XServer:
     def stop(self) -> None:
         """Kill all programs."""
         self._ask({"stop": True}, "stopped", _CLOSE_SECONDS)
-        self._shapes.clear()
 
     def close(self) -> None:
         """End everything; done twice it does nothing."""
@@ -128,7 +125,7 @@ class XServer:
 
     def check(self) -> None:
         """DesktopDied if the keeper has said that something died."""
-        while select.select([self._keeper.stdout], [], [], 0)[0]:
+        while select.select([self._answers], [], [], 0)[0]:
             self._hear()
 
     @contextlib.contextmanager
@@ -140,19 +137,18 @@ class XServer:
             self.check()
         except lost as cause:
             with contextlib.suppress(OSError):
-                if select.select([self._keeper.stdout], [], [], 1.0)[0]:
+                if select.select([self._answers], [], [], 1.0)[0]:
                     self.check()
             raise DesktopDied(f"the recorded desktop's X server is gone ({cause}); reset starts a new one") from cause
 
     def _ask(self, message: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
-        assert self._keeper.stdin is not None
         try:
-            self._keeper.stdin.write(json.dumps(message).encode() + b"\n")
-            self._keeper.stdin.flush()
+            self._orders.write(json.dumps(message).encode() + b"\n")
+            self._orders.flush()
         except (BrokenPipeError, ValueError):
             raise DesktopDied("the recorded desktop's keeper is gone; reset starts a new one") from None
         deadline = time.monotonic() + seconds
-        while select.select([self._keeper.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))[0]:
             answer = self._hear()
             if key in answer:
                 return answer
@@ -160,9 +156,8 @@ class XServer:
 
     def _hear(self) -> dict[str, Any]:
         """The keeper's next line."""
-        assert self._keeper.stdout is not None
         while b"\n" not in self._buffer:
-            data = os.read(self._keeper.stdout.fileno(), 65536)
+            data = os.read(self._answers.fileno(), 65536)
             if not data:
                 raise DesktopDied("the recorded desktop's keeper is gone; reset starts a new one")
             self._buffer += data
@@ -188,33 +183,10 @@ class XServer:
     def key(self, keycode: int, down: bool) -> None:
         xtest.fake_input(self._display, X.KeyPress if down else X.KeyRelease, keycode)
 
-    def settle(self, seconds: float) -> bool:
-        """Wait until the server and all programs rest; False if they still had work after `seconds`."""
+    def settle(self, seconds: float, look_seconds: float = LOOK_SECONDS) -> bool:
+        """Wait until the server and all programs rest for `look_seconds`; False if they still had work after `seconds`."""
         self._display.sync()
-        deadline = time.monotonic() + seconds
-        before = self._activity()
-        while True:
-            time.sleep(_LOOK_SECONDS)
-            after = self._activity()
-            # Each process slept from its first look to its second, and all these spans share the moment in between.
-            if after is not None and after == before:
-                return True
-            if time.monotonic() > deadline:
-                return False
-            before = after
-
-    def _activity(self) -> dict[int, bytes] | None:
-        """How often each process of the desktop has been scheduled so far; None while one of them runs."""
-        counts: dict[int, bytes] = {}
-        queue = _children(self._keeper.pid)
-        while queue:
-            pid = queue.pop()
-            queue += _children(pid)  # before the count: a later fork changes the count
-            status = _status(pid)
-            if status is None or status[0] not in _IDLE_STATES:
-                return None
-            counts[pid] = status[1]
-        return counts
+        return at_rest(self._keeper.pid, seconds, look_seconds)
 
     # Output
 
@@ -233,93 +205,6 @@ class XServer:
     def fill_background(self, colour: int) -> None:
         self._root.change_attributes(background_pixel=colour)
         self._root.clear_area()
-
-    def forget_window_manager(self) -> None:
-        """Remove what a killed window manager left on the root window, so that the next one's is new."""
-        for name in ("_NET_SUPPORTING_WM_CHECK", "_NET_CLIENT_LIST_STACKING", "_NET_ACTIVE_WINDOW"):
-            self._root.delete_property(self._display.intern_atom(name))
-
-    def window_manager(self) -> bool:
-        """Whether one is running."""
-        return bool(self._numbers(self._root, "_NET_SUPPORTING_WM_CHECK"))
-
-    def windows(self) -> list[Window]:
-        """The programs' windows, bottom to top."""
-        with contextlib.suppress(error.BadWindow, error.BadDrawable):  # one went away meanwhile
-            return [self._window(number) for number in self._numbers(self._root, "_NET_CLIENT_LIST_STACKING")]
-        return []
-
-    def active(self) -> int:
-        """Id of the window that has the focus; 0 for none."""
-        return next(iter(self._numbers(self._root, "_NET_ACTIVE_WINDOW")), 0)
-
-    def activate(self, window: Window) -> None:
-        """Ask the window manager to raise and focus `window`."""
-        kind = self._display.intern_atom("_NET_ACTIVE_WINDOW")
-        target = self._display.create_resource_object("window", window.id)
-        request = event.ClientMessage(window=target, client_type=kind, data=(32, [2, X.CurrentTime, 0, 0, 0]))
-        self._root.send_event(request, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
-        self._display.sync()
-
-    def _window(self, number: int) -> Window:
-        window = self._display.create_resource_object("window", number)
-        if number not in self._shapes:  # programs here never resize
-            self._shapes[number] = self._shape(window)
-        client, (left, right, top, bottom), parts, title = self._shapes[number]
-        corner = self._root.translate_coords(window, 0, 0)
-        x, y = corner.x, corner.y
-        return Window(
-            number,
-            title,
-            frame=Rect(x - left, y - top, client.w + left + right, client.h + top + bottom),
-            title_bar=Rect(x, y - top, client.w, top),
-            client=Rect(x, y, client.w, client.h),
-            parts=tuple(Rect(x + p.x, y + p.y, p.w, p.h) for p in parts),
-        )
-
-    def _shape(self, window: XWindow) -> tuple[Rect, tuple[int, ...], tuple[Rect, ...], str]:
-        size = window.get_geometry()
-        edges = tuple(self._numbers(window, "_NET_FRAME_EXTENTS")) or (0, 0, 0, 0)
-        return Rect(0, 0, size.width, size.height), edges, tuple(_parts(window, 0, 0)), str(window.get_wm_name() or "")
-
-    def _numbers(self, window: XWindow, name: str) -> list[int]:
-        found = window.get_full_property(self._display.intern_atom(name), X.AnyPropertyType)
-        return [] if found is None else [int(n) for n in found.value]
-
-
-def _parts(window: XWindow, x: int, y: int) -> Iterator[Rect]:
-    """The innermost mapped windows inside `window`, whose corner is at (x, y)."""
-    for child in window.query_tree().children:
-        if child.get_attributes().map_state != X.IsViewable:
-            continue
-        place = child.get_geometry()
-        inner = list(_parts(child, x + place.x, y + place.y))
-        yield from inner or [Rect(x + place.x, y + place.y, place.width, place.height)]
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in (_read(f"/proc/{pid}/task/{pid}/children") or b"").split()]
-
-
-def _status(pid: int) -> tuple[str, bytes] | None:
-    """State letter and numbers of context switches; None for a process that is gone."""
-    text = _read(f"/proc/{pid}/status")
-    if text is None:
-        return None
-    state = text[text.index(b"\nState:") + 8 :][:1].decode()
-    return state, text[text.index(b"\nvoluntary_ctxt_switches:") :]
-
-
-def _read(path: str) -> bytes | None:
-    """A small file of /proc in one piece; None for a process that is gone. Called thousands of times a second."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            return os.read(descriptor, 8192)
-        finally:
-            os.close(descriptor)
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 @contextlib.contextmanager
@@ -358,5 +243,7 @@ def can_isolate(prefix: tuple[str, ...]) -> bool:
     """Whether programs can be run behind `prefix`, which makes namespaces; said once in the log where not."""
     works = subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
     if not works:
-        logging.getLogger(__name__).warning("no user namespaces here: the recorded shell can reach this machine's network")
+        logging.getLogger(__name__).warning(
+            "no user namespaces here: the recorded shell can reach this machine's network"
+        )
     return works

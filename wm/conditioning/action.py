@@ -53,10 +53,10 @@ class ActionConditioner(nn.Module):
 
     def forward(self, given: Given) -> Condition:
         action = self._action(given)
-        weight = self.frames[0].weight
+        dtype = self.nothing.dtype
         controls = [action.buttons.flatten(2), action.keys.flatten(2), action.axes, action.wheel, action.pointer]
-        frames = self.frames(torch.cat(controls, dim=-1).to(weight.dtype))
-        return Condition(frames=frames, maps=self._maps(action, weight.dtype) if self.num_maps else None)
+        frames = self.frames(torch.cat(controls, dim=-1).to(dtype))
+        return Condition(frames=frames, maps=self._maps(action, dtype) if self.num_maps else None)
 
     def null(self, given: Given) -> Condition:
         batch, frames = self._action(given).pointer.shape[:2]

@@ -4,7 +4,7 @@ All ranks write into `step-N.partial/`, sync it and meet; rank 0 then writes the
 SHA-256) and renames the folder. Which one is the latest is computed from the manifests, never from a pointer file.
 """
 
-import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -13,17 +13,17 @@ import os
 import platform
 import re
 import shutil
-import socket
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from wm.engine.protocols import Part
 from wm.engine.world import World
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -59,8 +59,7 @@ def save(
 
 def checkpoints(root: Path) -> list[Path]:
     """Folders with a valid manifest whose files are all there at their size, newest first."""
-    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
-    return [path for _, path in sorted(found, reverse=True) if _whole(path)]
+    return [path for path in _published(root) if _whole(path)]
 
 
 def latest(root: Path) -> Path | None:
@@ -85,7 +84,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path, world: World) -> dict[str, Any]:
     """The manifest, once every file's SHA-256 was compared (ranks share the work); CheckpointError names the file."""
-    body = manifest(folder)
+    body = _by_rank_0(world, lambda: manifest(folder))
     expected = {name: entry["sha256"] for name, entry in body["files"].items()}
     found = _hash_files(folder, world)
     for name in sorted(expected.keys() | found.keys()):
@@ -96,32 +95,35 @@ def verify(folder: Path, world: World) -> dict[str, Any]:
     return body
 
 
-def load(folder: Path, parts: Mapping[str, Part], world: World) -> dict[str, Any]:
-    """The state that was saved, with every part loaded. Nothing is loaded unless all checksums and part names agree."""
-    body = verify(folder, world)
+def load(
+    folder: Path, parts: Mapping[str, Part], world: World, verified: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The state that was saved, with every part loaded. Nothing is loaded unless all checksums and part names agree.
+
+    `verified` is the manifest where `newest_intact` just compared the checksums.
+    """
+    body = verify(folder, world) if verified is None else verified
     stored = set(body["parts"])
     if stored != set(parts):
         raise CheckpointError(f"{folder} holds the parts {sorted(stored)}; this run has {sorted(parts)}")
     for name, part in parts.items():
-        _everywhere(world, lambda part=part, name=name: part.load(folder / name))
+        _everywhere(world, functools.partial(part.load, folder / name))
     return dict(body["state"])
 
 
-def newest_intact(root: Path, world: World) -> Path | None:
-    """The newest checkpoint whose checksums hold, older ones taking the place of damaged ones with a warning.
+def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint whose checksums hold and its manifest; older ones take the place of damaged ones.
 
     None where nothing was ever saved; CheckpointError where something was and nothing is intact.
     """
-    names = world.broadcast_object([path.name for path in checkpoints(root)])
+    names = world.broadcast_object([path.name for path in _published(root)])
     for name in names:
         try:
-            verify(root / name, world)
-            return root / name
+            return root / name, verify(root / name, world)
         except CheckpointError as error:
             logger.warning("%s; falling back to the checkpoint before it", error)
-    damaged = world.broadcast_object(sorted(p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)))
-    if damaged:
-        raise CheckpointError(f"no checkpoint in {root} is intact ({', '.join(damaged)}); remove them to start anew")
+    if names:
+        raise CheckpointError(f"no checkpoint in {root} is intact ({', '.join(names)}); remove them to start anew")
     return None
 
 
@@ -138,48 +140,7 @@ def retain(root: Path, keep_last: int, world: World) -> None:
     world.barrier()
 
 
-@contextmanager
-def locked(folder: Path, world: World, wait_seconds: float = 3.0) -> Iterator[None]:
-    """`folder` belongs to this run until the context ends; CheckpointError when another process has it.
-
-    The lock is the kernel's (flock), so one that a killed process left is free. A restarted run waits a little for the
-    process that it replaces.
-    """
-    file = None
-    error = None
-    if world.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "run.lock", "a+")  # noqa: SIM115
-        error = _take(file, folder, wait_seconds)
-    error = world.broadcast_object(error)
-    try:
-        if error is not None:
-            raise CheckpointError(error)
-        yield
-    finally:
-        if file is not None:
-            file.close()
-
-
-def _take(file: Any, folder: Path, wait_seconds: float) -> str | None:
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                return f"{folder} is in use by {owner}; stop that run or choose another folder"
-            time.sleep(0.1)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-    file.flush()
-    return None
-
-
-def _everywhere(world: World, action: Any) -> None:
+def _everywhere(world: World, action: Callable[[], None]) -> None:
     """Run `action` on every rank; CheckpointError on all when it failed on one, so that no rank goes on alone."""
     message = None
     try:
@@ -189,6 +150,20 @@ def _everywhere(world: World, action: Any) -> None:
     failures = [m for m in world.gather_objects(message) if m is not None]
     if failures:
         raise CheckpointError("; ".join(failures))
+
+
+def _by_rank_0(world: World, action: Callable[[], T]) -> T:
+    """What `action` returns on rank 0, or its CheckpointError, on every rank: a listing may be late on the others."""
+    value, message = None, None
+    if world.rank == 0:
+        try:
+            value = action()
+        except CheckpointError as error:
+            message = str(error)
+    value, message = world.broadcast_object((value, message))
+    if message is not None:
+        raise CheckpointError(message)
+    return cast(T, value)
 
 
 def _start(partial: Path, world: World) -> None:
@@ -262,6 +237,12 @@ def _hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     if failures:
         raise CheckpointError("; ".join(failures))
     return {name: entry for files, _ in results for name, entry in files.items()}
+
+
+def _published(root: Path) -> list[Path]:
+    """Folders that were renamed into place, newest first, whatever happened to them since."""
+    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _whole(folder: Path) -> bool:

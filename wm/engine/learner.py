@@ -1,15 +1,13 @@
 """What turns a loss into an optimizer step: the config every learner reads, and LocalLearner, plain torch.
 
-LocalLearner is the reference that ZeroLearner is compared with. Steps are counted as
-applied optimizer steps: a skipped step moves neither the weights nor the schedule nor the average.
+LocalLearner is the reference that ZeroLearner is compared with. Steps are counted as applied optimizer steps: a
+skipped step moves neither the weights nor the schedule nor the average.
 """
 
 import dataclasses
-import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +19,9 @@ from wm.config import config
 from wm.engine.average import Average, swapped
 from wm.engine.partition import Fragment, Reader, write
 from wm.engine.protocols import Loss, Metrics
+from wm.engine.update import MetricMeans, StepCount, micro_batches, parameter_groups, untrained, whole_state
 from wm.engine.world import World
 
-logger = logging.getLogger(__name__)
-
-MAX_SKIPPED_IN_A_ROW = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -66,92 +62,6 @@ def learning_rate(config: LearnerConfig, step: int, num_steps: int) -> float:
     left = 1.0 - min(1.0, past)
     shape = left if config.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
     return config.learning_rate * warmup * (config.final_learning_rate + (1.0 - config.final_learning_rate) * shape)
-
-
-def parameter_groups(module: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """Trainable parameters by name: those with weight decay (two axes or more), then the others; no empty group."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    if not named:
-        raise ValueError(
-            f"{type(module).__name__} has no parameter that requires a gradient; there is nothing to learn"
-        )
-    groups = [[item for item in named if item[1].ndim >= 2], [item for item in named if item[1].ndim < 2]]
-    return [group for group in groups if group]
-
-
-def untrained(module: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
-    """The entries of the state_dict that no optimizer moves, live: buffers and frozen parameters."""
-    moved = {id(p) for name, p in module.named_parameters() if name in trained}
-    return {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) not in moved}
-
-
-def whole_state(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state_dict on the CPU, with float32 `weights` for the trained parameters, under all names of a shared one."""
-    names = {id(p): name for name, p in module.named_parameters() if name in weights}
-    state = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        value = weights[names[id(tensor)]] if id(tensor) in names else tensor
-        state[name] = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True)
-    return state
-
-
-def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
-    """Parts of at most `size` samples (0: one part) and the weight of each, so that weighted means are batch means."""
-    for part in batch.split(size or max(1, len(batch))):
-        yield part, len(part) / len(batch)
-
-
-class MetricMeans:
-    """Sums of weighted metrics over micro-batches, on the device; read once, with the loss among them."""
-
-    def __init__(self, world: World):
-        self._world = world
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, loss: Tensor, metrics: Metrics, weight: float) -> None:
-        for name, value in {"loss": loss, **metrics}.items():
-            tensor = torch.as_tensor(value, dtype=torch.float32, device=self._world.device).detach() * weight
-            self._sums[name] = self._sums[name] + tensor if name in self._sums else tensor
-
-    def own_loss(self) -> float:
-        """This rank's loss; waits for the device."""
-        return self._sums["loss"].item()
-
-    def rank_means(self) -> dict[str, Tensor]:
-        """Means over ranks, by one collective. Every rank must have added the same names."""
-        return dict(zip(self._sums, self._world.all_reduce_mean(torch.stack(list(self._sums.values()))), strict=True))
-
-
-@dataclass
-class StepCount:
-    """How many steps were applied and skipped; refuses to go on after too many skipped in a row."""
-
-    applied: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-
-    def apply(self) -> None:
-        self.applied += 1
-        self.skipped_in_a_row = 0
-
-    def skip(self, batch: Batch, own_loss: float, gradient_norm: float, world: World) -> None:
-        """Count and log a step that was not applied, with its samples. FloatingPointError at the fifth in a row."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        held = world.gather_objects((own_loss, batch.sample_ids))
-        suspects = [(rank, *item) for rank, item in enumerate(held) if not math.isfinite(item[0])]
-        suspects = suspects or [(rank, *item) for rank, item in enumerate(held)]
-        text = "; ".join(
-            f"rank {rank} loss {loss:g} samples {', '.join(ids) or '(unnamed)'}" for rank, loss, ids in suspects
-        )
-        line = f"step {batch.step} skipped on all ranks, gradient norm {gradient_norm:g}: {text}"
-        if world.rank == 0:
-            logger.warning(line)
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise FloatingPointError(
-                f"{MAX_SKIPPED_IN_A_ROW} steps in a row, the last at step {batch.step}, had a loss or gradient that is "
-                f"not finite; lower learning_rate or look at the samples. Last: {line}"
-            )
 
 
 class _Group:

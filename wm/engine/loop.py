@@ -23,6 +23,7 @@ from torch import Tensor
 from wm.config import ConfigError, config, difference, dump
 from wm.engine import checkpoint
 from wm.engine.checkpoint import CheckpointError
+from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
 from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Stage
 from wm.engine.world import World
@@ -70,7 +71,7 @@ def run(
     Raises ConfigError when the checkpoint was made under another config, CheckpointError when the folder is in use, no
     checkpoint is intact or three saves failed in a row, FloatingPointError when training diverged.
     """
-    with checkpoint.locked(folder, world):
+    with locked(folder, world):
         result = world.broadcast_object(_read_result(folder))
         if result is not None:
             logger.info("finished before at step %d; nothing to do", result["step"])
@@ -109,15 +110,15 @@ class _Progress:
 
     def resume(self, allow_changes: Sequence[str]) -> None:
         """Take up the newest intact checkpoint; from scratch where there is none."""
-        path = checkpoint.newest_intact(self._root, self._world)
-        if path is not None:
-            _refuse_drift(checkpoint.manifest(path)["config"], self._tree, path, allow_changes)
-            state = checkpoint.load(path, self._stage.parts(), self._world)
+        intact = checkpoint.newest_intact(self._root, self._world)
+        if intact is not None:
+            path, manifest = intact
+            _refuse_drift(manifest["config"], self._tree, path, allow_changes)
+            state = checkpoint.load(path, self._stage.parts(), self._world, verified=manifest)
             self._step, self._cursor, self._seconds_before = state["step"], state["cursor"], state["seconds"]
             self._saved_step = self._logged_step = self._step
         self._log = MetricsLog(self._folder, self._world, first_step=self._step + 1 if self._step else 0)
-        if self._world.rank == 0:
-            dump(self._tree, self._folder / "config.yaml")
+        self._write_config()
         logger.info("resumed from step %d" if self._step else "starts at step %d", self._step)
 
     def train(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
@@ -132,7 +133,8 @@ class _Progress:
             self._step, self._cursor = self._step + 1, cursor
             self._log_metrics(metrics)
             if self._due(self._config.sample_every):
-                self._log.pictures(self._step, self._stage.sample(batch))
+                with torch.no_grad():
+                    self._log.pictures(self._step, self._stage.sample(batch))
             self._stopped = self._world.any(stop())
             if self._stopped or self._step == self._config.num_steps or self._due(self._config.save_every):
                 self._save()
@@ -154,6 +156,13 @@ class _Progress:
             logger.info("finished at step %d", self._step)
         self._log.close()
         return result
+
+    def _write_config(self) -> None:
+        try:
+            if self._world.rank == 0:
+                dump(self._tree, self._folder / "config.yaml")
+        except OSError as error:  # every manifest has it too
+            logger.warning("%s cannot be written (%s); training goes on", self._folder / "config.yaml", error)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0

@@ -22,18 +22,10 @@ from torch import Tensor, nn
 
 from wm.batch import Batch
 from wm.engine.average import Average
-from wm.engine.learner import (
-    LearnerConfig,
-    MetricMeans,
-    StepCount,
-    learning_rate,
-    micro_batches,
-    parameter_groups,
-    untrained,
-    whole_state,
-)
+from wm.engine.learner import LearnerConfig, learning_rate
 from wm.engine.partition import Fragment, Reader, write
 from wm.engine.protocols import Loss, Metrics
+from wm.engine.update import MetricMeans, StepCount, micro_batches, parameter_groups, untrained, whole_state
 from wm.engine.world import World, init_process_group
 from wm.engine.zero_masters import masters_of
 

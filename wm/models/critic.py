@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wm.config import config
-from wm.models.vae import ResidualBlock
+from wm.models.vae import Fold, ResidualBlock
 
 
 @config
@@ -25,15 +25,15 @@ class PatchCritic(nn.Module):
     def __init__(self, config: PatchCriticConfig) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(config.patch),
+            Fold(config.patch),
             nn.Conv2d(3 * config.patch**2, config.width, 3, padding=1),
             *(ResidualBlock(config.width) for _ in range(config.depth)),
             nn.SiLU(),
             nn.Conv2d(config.width, 1, 1),
         )
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, video: Tensor) -> Tensor:
+        video = video.to(next(self.parameters()).dtype)
         frames = rearrange(video, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         return rearrange(self.layers(frames), "(b t) 1 h w -> b t h w", b=video.shape[0])
 

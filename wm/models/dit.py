@@ -1,7 +1,7 @@
 """Spatiotemporal diffusion transformer: (x_t, t, condition) -> prediction, frame-causal, with a memory for rollout.
 
-Peebles & Xie 2023 over video: in each block the tokens of one frame attend to each other, then each position attends to
-itself in the frames before it, then a feed-forward layer. Every frame has its own noise level and its own modulation.
+Peebles & Xie 2023 over video: in each block each position attends to itself in the frames before it, then the tokens of
+one frame attend to each other, then a feed-forward layer. Every frame has its own noise level and its own modulation.
 """
 
 from typing import Literal
@@ -73,7 +73,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention in the frame, attention back in time, feed-forward: (B, T, N, D) -> the same."""
+    """Attention back in time, attention in the frame, feed-forward: (B, T, N, D) -> the same.
+
+    Time comes first: a new frame is noise until it has looked at the one before, and has nothing to tell its tokens.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str) -> None:
         super().__init__()
@@ -86,9 +89,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, layer: int, view: "View") -> Tensor:
         parts = (modulation + self.modulation).unsqueeze(2).chunk(9, dim=-1)
-        space, time, feed = Modulation(*parts[:3]), Modulation(*parts[3:6]), Modulation(*parts[6:])
-        x = space.leave(x, self._space(space.enter(x), view))
+        time, space, feed = Modulation(*parts[:3]), Modulation(*parts[3:6]), Modulation(*parts[6:])
         x = time.leave(x, self._time(time.enter(x), layer, view))
+        x = space.leave(x, self._space(space.enter(x), view))
         return feed.leave(x, self.mlp(feed.enter(x)))
 
     def _space(self, x: Tensor, view: "View") -> Tensor:
@@ -155,13 +158,12 @@ class DiT(nn.Module):
         self.num_maps = num_maps
         self.enter = nn.Linear((channels + num_maps) * area, size)
         self.level = LevelEmbedding(size)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
+        self.modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 9 * size)))
         self.blocks = nn.ModuleList(
             Block(size, config.num_heads, config.mlp_ratio, config.attention) for _ in range(config.depth)
         )
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
         self.leave = zero_initialised(nn.Linear(size, channels * area))
-        zero_initialised(self.modulation[1])
 
     def memory(self) -> Memory:
         """An empty memory; a new frame and its `window - 1` predecessors fill the window."""

@@ -57,7 +57,7 @@ class LevelEmbedding(nn.Module):
         exponents = torch.arange(self.num_frequencies, device=t.device, dtype=torch.float32) / self.num_frequencies
         angles = 1000.0 * t.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.layers(waves.to(self.layers[0].weight.dtype))
+        return self.layers(waves.to(next(self.parameters()).dtype))
 
 
 def patchify(x: Tensor, size: int) -> Tensor:

@@ -49,7 +49,7 @@ class Counts:
     counterfactuals: int = 16
     speed_frames: int = 24
     strip_every: int = 25  # frames of a rollout between two of its film strip
-    strip_trials: int = 6  # transitions of a kind that are shown
+    strip_trials: int = 5  # transitions of a kind that are shown, and frames side by side in the film of a rollout
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ class DatasetFacts:
     latents: LatentFacts | None = None
 
 
+def is_first_rank() -> bool:
+    """True on the one rank that writes what all ranks hold alike."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
 @dataclass(frozen=True)
 class StageContext:
     root: Path  # the run folder of the world: what earlier stages left is named relative to it

@@ -20,12 +20,13 @@ from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
 from wm.flow import draw_neighbours, draw_noise, draw_uniform, time_grid
+from wm.models.vae import LatentScale
 from wm.objectives import consistency_distillation
 from wm.samplers import guided
-from wm.stages.context import StageContext
+from wm.stages.context import StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.stages.frozen import FrozenModule
-from wm.stages.train_dit import change_weight, world_of
+from wm.stages.train_dit import change_weight
 
 
 @config
@@ -58,7 +59,7 @@ class Distill:
         module, self.card = load_denoiser(folder)
         self._refuse_other_latents()
         self.flow = self.card.flow.build()
-        self.scale = world_of(context.facts)[1]
+        self.scale = LatentScale(self.card.mean, self.card.std)  # the teacher's: what it learned on, it is asked on
         self.student = context.make_learner(module.requires_grad_(True).train(), config.learner)
         dtype = next(self.student.module.parameters()).dtype
         self.teacher = load_denoiser(folder, context.device)[0].to(dtype)
@@ -105,7 +106,8 @@ class Distill:
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
         weights = self.student.weights()
-        save_weights(folder / "weights", weights, self.weights_card())
+        if is_first_rank():
+            save_weights(folder / "weights", weights, self.weights_card())
         return {"parameters": sum(value.numel() for value in weights.values())}
 
     def _levels(self, batch: Batch, frames: int) -> tuple[Tensor, Tensor]:

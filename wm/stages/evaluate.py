@@ -29,7 +29,6 @@ __all__ = ["Clip", "EvaluateConfig", "Evaluation", "OpenSession", "Reconstruct",
 Reconstruct = Callable[[Tensor], Tensor]
 
 VAE_BATCH_FRAMES = 32
-STRIP_FRAMES = 6
 
 
 class Tokenizer(Protocol):
@@ -195,8 +194,9 @@ class Evaluation:
         for name, frames in (("cursor_error_px", made), ("cursor_instrument_px", real)):
             sighting = Sighting(frames, torch.cat(pointers), groups)
             measures |= cursor_error(self.sprites, [sighting], self.seed, name).measures
-        shown = slice(0, None, max(1, len(real) // STRIP_FRAMES))
-        picture = strip([real[shown][:STRIP_FRAMES], made[shown][:STRIP_FRAMES]])
+        columns = self.config.counts.strip_trials
+        shown = torch.arange(min(columns, len(real))) * max(1, len(real) // columns)
+        picture = strip([real[shown], made[shown]])
         return {"measures": measures, "details": {}, "pictures": self._save("vae", {"reconstruction": picture})}
 
     def _save(self, name: str, pictures: dict[str, np.ndarray]) -> dict[str, str]:

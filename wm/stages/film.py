@@ -8,6 +8,7 @@ from torch import Tensor
 from wm.artifact import FORMAT_VERSION, DenoiserWeights, Manifest, World, load_vae
 from wm.batch import Batch
 from wm.engine.protocols import Learner
+from wm.models.denoiser import Denoiser
 from wm.models.vae import VideoVAE, to_pixels
 from wm.rollout import WorldSession
 from wm.stages.context import StageContext
@@ -20,12 +21,15 @@ def rollout_strip(
     card: DenoiserWeights, learner: Learner, context: StageContext, vae: str, batch: Batch
 ) -> Mapping[str, Tensor]:
     """{"rollout": (T, 3, 2 H, clips W)} in [0, 1]: real frames above, below them the second half dreamed."""
-    assert batch.latents is not None and batch.given.action is not None
     clips = batch[:NUM_CLIPS]
+    latents, action = clips.latents, clips.given.action
+    assert latents is not None
+    assert action is not None
     tokenizer, _ = load_vae(context.root / vae / "weights", context.device)
-    real = to_pixels(tokenizer.decode(clips.latents))
-    action, half = clips.given.action, real.shape[1] // 2
+    real = to_pixels(tokenizer.decode(latents))
+    half = real.shape[1] // 2
     with learner.averaged() as module:
+        assert isinstance(module, Denoiser)
         world = World(_manifest(card, tokenizer, context), tokenizer, {"student": module})
         session = WorldSession(world, seed=context.seed, batch=len(clips))
         session.reset(real[:, :half], action[:, :half])

@@ -1,16 +1,21 @@
 """A network that a stage keeps beside its learners and does not train, saved with them so that a resume has it."""
 
 from pathlib import Path
+from typing import Generic, TypeVar
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from wm.stages.context import is_first_rank
 
-class FrozenModule:
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class FrozenModule(Generic[Module]):
     """A module without gradient that takes its weights by `copy_from`; a Part of engine/protocols.py."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Module) -> None:
         self.module = module.eval().requires_grad_(False)
         self.filled = False
 
@@ -20,14 +25,10 @@ class FrozenModule:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if self.filled and _is_first_rank():
+        if self.filled and is_first_rank():
             save_file({k: v.contiguous() for k, v in self.module.state_dict().items()}, folder / "frozen.safetensors")
 
     def load(self, folder: Path) -> None:
         if (folder / "frozen.safetensors").is_file():
             self.module.load_state_dict(load_file(folder / "frozen.safetensors"))
             self.filled = True
-
-
-def _is_first_rank() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -54,7 +54,10 @@ def page(
     shown = "student-2" if "student-2" in models else next(reversed(models), None)
     parts = [_head(report), _targets(report["targets"])]
     if shown is not None:
-        parts += [_rollout(shown, models, evaluation), _transitions(shown, models, evaluation)]
+        parts += [
+            _rollout(shown, models, evaluation),
+            _transitions(shown, models, evaluation, report["rules"]["transition"]),
+        ]
         parts += [_drift(models), _cursor(models), _measures(report, models), _speed(report)]
     parts += [
         _tokenizer(report["vae"], units["vae"], evaluation),
@@ -76,10 +79,10 @@ def label(unit: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three figures that can mean something, or a dash."""
+    """Two decimals where they can mean something; a dash for nothing."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.{2 if abs(value) < 100 else 0}f}".replace("-", "−")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -143,7 +146,7 @@ def _rollout(shown: str, models: Mapping[str, Mapping[str, Any]], evaluation: Pa
                 else picture(evaluation, pictures["animation"], "real on the left, dreamed on the right")
             )
             strip = picture(
-                evaluation, pictures["rollout"], f"{label(name)}: real above, dreamed below, from left to right in time"
+                evaluation, pictures["rollout"], f"{label(name)}: each row of real frames above what was dreamed"
             )
             parts.append(first + strip)
     if not parts:
@@ -156,7 +159,9 @@ def _rollout(shown: str, models: Mapping[str, Mapping[str, Any]], evaluation: Pa
     )
 
 
-def _transitions(shown: str, models: Mapping[str, Mapping[str, Any]], evaluation: Path) -> str:
+def _transitions(
+    shown: str, models: Mapping[str, Mapping[str, Any]], evaluation: Path, rule: Mapping[str, float]
+) -> str:
     rows = {label(name): unit["measures"]["transition_accuracy"] for name, unit in models.items()}
     head = "<h2>Transitions</h2>"
     reason = next(iter(rows.values())).get("reason")
@@ -168,7 +173,12 @@ def _transitions(shown: str, models: Mapping[str, Mapping[str, Any]], evaluation
     }
     unit = models[shown]
     strips = "".join(_strip(unit, kind, evaluation) for kind in kinds)
-    said = "<p class='soft'>What should change did, and nothing else (rule below), one frame after the event.</p>"
+    said = (
+        "<p class='soft'>The frame of the event against the true one, beside the cursor. Right when both hold: over the pixels "
+        f"that truly changed, the squared error is at most {100 * rule['change_error']:g} % of the squared change; of all others "
+        f"at most {100 * rule['stray_fraction']:g} % are off by more than {rule['stray_level']:g} of full scale, and no square of "
+        f"{100 * rule['blob_fraction']:.0f} % of the width is off as a whole.</p>"
+    )
     strips_head = f"<h3>{escape(label(shown))}: before, real, dreamed</h3>"
     return head + said + bars(["all", *kinds], series, y_label="accuracy") + strips_head + strips
 
@@ -178,7 +188,11 @@ def _accuracy(row: Mapping[str, Any] | None) -> Bar | None:
 
 
 def _strip(unit: Mapping[str, Any], kind: str, evaluation: Path) -> str:
-    words = {True: '<span class="good">right</span>', False: '<span class="bad">wrong</span>'}
+    words = {
+        "right": '<span class="good">right</span>',
+        "missed": '<span class="bad">wrong: did not change</span>',
+        "stray": '<span class="bad">wrong: also elsewhere</span>',
+    }
     marks = "".join(words[verdict] for verdict in unit["details"]["verdicts"][kind])
     return picture(evaluation, unit["pictures"][f"transition-{kind}"], kind, f'<div class="marks">{marks}</div>')
 

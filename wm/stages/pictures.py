@@ -18,6 +18,17 @@ def strip(rows: Sequence[Tensor]) -> np.ndarray:
     return _joined(lines, dim=1).permute(1, 2, 0).numpy()
 
 
+def film(real: Tensor, made: Tensor, columns: int) -> np.ndarray:
+    """Frames (N, 3, H, W) in reading order, `columns` a row, each row of real ones above its row of generated ones."""
+    missing = -len(real) % columns
+    rows = []
+    for start in range(0, len(real), columns):
+        for video in (real, made):
+            blank = torch.full((missing, *video.shape[1:]), GAP_LEVEL, dtype=torch.uint8)
+            rows.append(torch.cat([video.cpu(), blank])[start : start + columns])
+    return strip(rows)
+
+
 def save_png(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)

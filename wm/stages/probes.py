@@ -12,7 +12,7 @@ from wm.batch import Action
 from wm.cursor import Sprite, locate, visible
 from wm.measures import Estimate, bootstrap, judge, mean_interval, psnr, rms, slope, wilson
 from wm.stages.bench import Bench, Findings, Sighting, row, unmeasured
-from wm.stages.pictures import strip
+from wm.stages.pictures import film, strip
 from wm.stages.trials import (
     Position,
     Trials,
@@ -71,7 +71,10 @@ def transition_accuracy(bench: Bench) -> Findings:
         by_kind[kind] = row(wilson(int(correct.sum()), len(correct)), **parts, available=len(found[kind]))
         shown = slice(0, counts.strip_trials)
         findings.pictures[f"transition-{kind}"] = strip([old[shown], new[shown], made[shown]])
-        findings.details.setdefault("verdicts", {})[kind] = correct[shown].tolist()
+        findings.details.setdefault("verdicts", {})[kind] = [
+            "right" if did and still else "missed" if still else "stray"
+            for did, still in zip(changed[shown].tolist(), quiet[shown].tolist(), strict=True)
+        ]
     correct = columns[3]
     findings.measures[name] = row(wilson(int(correct.sum()), len(correct))) | {"by_kind": by_kind}
     return findings
@@ -135,7 +138,7 @@ def drift(bench: Bench) -> Findings:
     return Findings(
         {name: measure},
         {"curve": _curve(curves)},
-        {"rollout": strip([real[0, shown], made[0, shown]])},
+        {"rollout": film(real[0, shown], made[0, shown], counts.strip_trials)},
         [_sighting(bench, made, action)],
         (real[0], made[0]),
     )

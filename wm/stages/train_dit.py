@@ -16,7 +16,7 @@ from wm.flow import ContextTargetLevels, FlowConfig, LevelsConfig, draw_levels, 
 from wm.models.denoiser import DenoiserConfig, WorldShape
 from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
-from wm.stages.context import DatasetFacts, StageContext
+from wm.stages.context import DatasetFacts, StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 
 
@@ -61,9 +61,8 @@ class TrainDiT:
         x = self.scale.normalised(batch.latents)
         t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1]).to(x.device)
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
-        keep = (
-            draw_uniform((), self.seed, batch.step, batch.index, x.device, stream="drop") >= self.config.drop_condition
-        )
+        kept = draw_uniform((), self.seed, batch.step, batch.index, stream="drop") >= self.config.drop_condition
+        keep = kept.to(x.device)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoiser(x_t, t, batch.given, keep)
@@ -95,7 +94,8 @@ class TrainDiT:
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
         weights = self.denoiser.weights()
-        save_weights(folder / "weights", weights, self.weights_card())
+        if is_first_rank():
+            save_weights(folder / "weights", weights, self.weights_card())
         return {"parameters": sum(value.numel() for value in weights.values())}
 
 

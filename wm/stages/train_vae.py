@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from wm.artifact import VAEWeights, save_weights
 from wm.batch import Batch
@@ -19,8 +19,8 @@ from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
 from wm.flow import draw_noise
 from wm.models.critic import PatchCriticConfig, critic_loss, fooling_loss
-from wm.models.vae import Posterior, VideoVAEConfig, to_unit_range
-from wm.stages.context import StageContext
+from wm.models.vae import Posterior, VideoVAE, VideoVAEConfig, to_unit_range
+from wm.stages.context import StageContext, is_first_rank
 from wm.stages.frozen import FrozenModule
 
 
@@ -48,20 +48,25 @@ class TrainVAE:
         torch.manual_seed(context.seed)
         self.vae = context.make_learner(config.vae.build(), config.learner)
         self.critic = context.make_learner(config.critic.build(), config.critic_learner)
-        self.dtype = next(self.vae.module.parameters()).dtype
+        dtype = next(self.vae.module.parameters()).dtype
         # Outside the learner: what is frozen is neither partitioned nor moved by an optimizer's momentum.
-        self.encoder = FrozenModule(config.vae.build().to(context.device, self.dtype))
+        self.encoder = FrozenModule(config.vae.build().to(context.device, dtype))
 
     def parts(self) -> Mapping[str, Part]:
         return {"vae": self.vae, "critic": self.critic, "encoder": self.encoder}
 
     def step(self, batch: Batch) -> Metrics:
+        vae, critic = self.vae.module, self.critic.module
+        assert isinstance(vae, VideoVAE)
         if batch.step < self.config.critic_start:
+            self._train_only(vae)
             return self.vae.update(self.autoencoder_loss, batch)
         if batch.step == self.config.critic_start:
             with self.vae.averaged() as average:
                 self.encoder.copy_from(average)
+        self._train_only(vae.decoder)
         metrics = dict(self.vae.update(self.decoder_loss, batch))
+        self._train_only(critic)
         for name, value in self.critic.update(self.critic_loss, batch).items():
             metrics[f"critic/{name}"] = value
         return metrics
@@ -79,7 +84,6 @@ class TrainVAE:
         video = self._video(batch)
         # Through the forward of the learner: what ZeRO-3 partitions is gathered there and nowhere else.
         made, _ = self.vae(video, self._noise(batch), self._frozen_posterior(batch))
-        self.critic.module.requires_grad_(False)
         fooling = fooling_loss(self.critic.module(made))
         reconstruction = self._reconstruction(video, made)
         metrics = {
@@ -93,16 +97,17 @@ class TrainVAE:
         video = self._video(batch)
         with torch.no_grad():
             made, _ = self.vae.module(video, self._noise(batch), self._frozen_posterior(batch))
-        self.critic.module.requires_grad_(True)
         real, fake = self.critic(torch.cat([video, made])).chunk(2)
         return critic_loss(real, fake), {"real": real.detach().mean(), "made": fake.detach().mean()}
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> Mapping[str, Tensor]:
         """The first frames of the batch above their reconstructions."""
-        video = to_unit_range(batch.video[:4, :1])
+        video = self._video(batch)[:4, :1]
         with self.vae.averaged() as average:
-            made = average.decode(average.encode(video.to(self.dtype)).mean).float()
+            assert isinstance(average, VideoVAE)
+            encoder = self.encoder.module if self.encoder.filled else average
+            made = average.decode(encoder.encode(video).mean).float()
         rows = torch.cat([video, made], dim=1).add(1).div(2).clamp(0, 1)
         return {"reconstruction": torch.cat([torch.cat(list(pair), dim=1) for pair in rows], dim=2)}
 
@@ -111,28 +116,35 @@ class TrainVAE:
         if self.encoder.filled:
             frozen = self.encoder.module.state_dict()
             weights |= {name: value for name, value in frozen.items() if name.startswith("encoder.")}
-        save_weights(folder / "weights", weights, VAEWeights(vae=self.config.vae))
+        if is_first_rank():
+            save_weights(folder / "weights", weights, VAEWeights(vae=self.config.vae))
         return {"parameters": sum(value.numel() for value in weights.values())}
+
+    def _train_only(self, module: nn.Module) -> None:
+        """Everything else frozen: engines share a process badly, and ZeRO 3 would step on gradients long past."""
+        for learner in (self.vae, self.critic):
+            learner.module.requires_grad_(False)
+        module.requires_grad_(True)
 
     def _video(self, batch: Batch) -> Tensor:
         assert batch.video is not None, "the tokenizer trains on frames"
-        return to_unit_range(batch.video).to(self.dtype)
+        return to_unit_range(batch.video)
 
     def _noise(self, batch: Batch) -> Tensor:
         assert batch.video is not None
         frames, (height, width) = batch.video.shape[1], batch.video.shape[-2:]
         stride = self.config.vae.stride
         shape = (frames, self.config.vae.latent_channels, height // stride, width // stride)
-        noise = draw_noise(shape, self.seed, batch.step, batch.index, batch.video.device, stream="posterior")
-        return noise.to(self.dtype)
+        return draw_noise(shape, self.seed, batch.step, batch.index, batch.video.device, stream="posterior")
 
     @torch.no_grad()
     def _frozen_posterior(self, batch: Batch) -> Posterior:
         return self.encoder.module.encode(self._video(batch))
 
     def _reconstruction(self, video: Tensor, made: Tensor) -> Tensor:
-        error = (made.float() - video.float()).square() + 0.1 * (made.float() - video.float()).abs()
-        return (error * (1.0 + self.config.edge_weight * edges(video.float()))).mean()
+        difference = made.float() - video
+        error = difference.square() + 0.1 * difference.abs()
+        return (error * (1.0 + self.config.edge_weight * edges(video))).mean()
 
 
 def edges(video: Tensor) -> Tensor:
@@ -144,5 +156,5 @@ def edges(video: Tensor) -> Tensor:
 
 
 def _psnr(video: Tensor, made: Tensor) -> Tensor:
-    error = (made.detach().float().clamp(-1, 1) - video.float()).square().mean() / 4
+    error = (made.detach().float().clamp(-1, 1) - video).square().mean() / 4
     return -10 * torch.log10(error)

@@ -1,0 +1,113 @@
+"""The windows of an X display, through its window manager (EWMH, freedesktop.org's Extended Window Manager Hints)."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from Xlib import X, Xatom, Xutil, display, error
+from Xlib.protocol import event
+from Xlib.xobject.drawable import Window as XWindow
+
+from data_pipeline.environments.environment import Rect
+
+
+class Window(NamedTuple):
+    """One window of a program, as the window manager lists it; rectangles in screen pixels."""
+
+    id: int
+    title: str
+    frame: Rect  # with border and title bar
+    title_bar: Rect
+    client: Rect  # what the program draws
+    parts: tuple[Rect, ...]  # its innermost visible sub-windows, such as buttons
+
+
+class Windows:
+    """What the window manager of `connection` knows."""
+
+    def __init__(self, connection: display.Display) -> None:
+        self._display = connection
+        self._root = connection.screen().root
+        self._shapes: dict[int, tuple[Rect, tuple[int, ...], tuple[Rect, ...], str]] = {}
+
+    def forget(self) -> None:
+        """Remove what a killed window manager left on the root window, so that the next one's is new."""
+        for name in ("_NET_SUPPORTING_WM_CHECK", "_NET_CLIENT_LIST_STACKING", "_NET_ACTIVE_WINDOW"):
+            self._root.delete_property(self._display.intern_atom(name))
+        self._shapes.clear()
+
+    def nudge(self) -> None:
+        """Send the window manager an event without meaning.
+
+        openbox (3.6.1, seen in one start of ten) can sleep with an event already read but not yet handled, until the
+        next one comes; a client that waits for its answer then waits for seconds.
+        """
+        self._root.change_property(self._display.intern_atom("_WM_RECORDER_NUDGE"), Xatom.CARDINAL, 32, [0])
+
+    def managed(self) -> bool:
+        """Whether a window manager is running."""
+        return bool(self._numbers(self._root, "_NET_SUPPORTING_WM_CHECK"))
+
+    def all(self) -> list[Window]:
+        """The programs' windows, bottom to top."""
+        with contextlib.suppress(error.BadWindow, error.BadDrawable):  # one went away meanwhile
+            return [self._window(number) for number in self._numbers(self._root, "_NET_CLIENT_LIST_STACKING")]
+        return []
+
+    def active(self) -> int:
+        """Id of the window that has the focus; 0 for none."""
+        return next(iter(self._numbers(self._root, "_NET_ACTIVE_WINDOW")), 0)
+
+    def activate(self, window: Window) -> None:
+        """Ask the window manager to raise and focus `window`."""
+        kind = self._display.intern_atom("_NET_ACTIVE_WINDOW")
+        target = self._display.create_resource_object("window", window.id)
+        request = event.ClientMessage(window=target, client_type=kind, data=(32, [2, X.CurrentTime, 0, 0, 0]))
+        self._root.send_event(request, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+        self._display.sync()
+
+    def fix_sizes(self) -> None:
+        """Make every window's size its only one, so that the pointer takes no shape for pulling at edges."""
+        for number in self._numbers(self._root, "_NET_CLIENT_LIST_STACKING"):
+            window = self._display.create_resource_object("window", number)
+            hints, size = window.get_wm_normal_hints(), window.get_geometry()
+            if hints is not None:
+                hints["flags"] |= Xutil.PMinSize | Xutil.PMaxSize
+                hints["min_width"] = hints["max_width"] = size.width
+                hints["min_height"] = hints["max_height"] = size.height
+                window.set_wm_normal_hints(hints)
+
+    def _window(self, number: int) -> Window:
+        window = self._display.create_resource_object("window", number)
+        if number not in self._shapes:  # programs here never resize
+            self._shapes[number] = self._shape(window)
+        client, (left, right, top, bottom), parts, title = self._shapes[number]
+        corner = self._root.translate_coords(window, 0, 0)
+        x, y = corner.x, corner.y
+        return Window(
+            number,
+            title,
+            frame=Rect(x - left, y - top, client.w + left + right, client.h + top + bottom),
+            title_bar=Rect(x, y - top + left, client.w, top - 2 * left),  # between border and border
+            client=Rect(x, y, client.w, client.h),
+            parts=tuple(Rect(x + p.x, y + p.y, p.w, p.h) for p in parts),
+        )
+
+    def _shape(self, window: XWindow) -> tuple[Rect, tuple[int, ...], tuple[Rect, ...], str]:
+        size = window.get_geometry()
+        edges = tuple(self._numbers(window, "_NET_FRAME_EXTENTS")) or (0, 0, 0, 0)
+        return Rect(0, 0, size.width, size.height), edges, tuple(_parts(window, 0, 0)), str(window.get_wm_name() or "")
+
+    def _numbers(self, window: XWindow, name: str) -> list[int]:
+        found = window.get_full_property(self._display.intern_atom(name), X.AnyPropertyType)
+        return [] if found is None else [int(n) for n in found.value]
+
+
+def _parts(window: XWindow, x: int, y: int) -> Iterator[Rect]:
+    """The innermost mapped windows inside `window`, whose corner is at (x, y)."""
+    for child in window.query_tree().children:
+        if child.get_attributes().map_state != X.IsViewable:
+            continue
+        place = child.get_geometry()
+        inner = list(_parts(child, x + place.x, y + place.y))
+        yield from inner or [Rect(x + place.x, y + place.y, place.width, place.height)]

@@ -1,0 +1,169 @@
+"""The whole pipeline on the smoke config: killed, interrupted, continued, played."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.shards import Dataset
+from launch import pipeline
+from wm import artifact
+from wm.batch import Action
+from wm.rollout import WorldSession
+
+HERE = Path(__file__).parent.parent
+STAGES = ("record", "vae", "encode", "dit", "distill", "evaluate", "export")
+FOLDERS = ("recordings", "vae", "latents", "dit", "distill", "evaluate", "export")
+# Long enough to be caught in the middle, saved often enough to lose little.
+LONGER = ["vae.loop.num_steps=60", "vae.loop.save_every=5", "dit.loop.num_steps=60"]
+PATIENCE = 400.0  # seconds, on a machine that does much else
+
+
+@dataclass(frozen=True)
+class Made:
+    root: Path
+    killed: str  # what each attempt said
+    interrupted: str
+    finished: str
+    interrupt_code: int
+
+
+def arguments(root: Path) -> list[str]:
+    return [str(HERE / "configs" / "smoke"), "--root", str(root), *LONGER]
+
+
+def start(root: Path, log: Path) -> subprocess.Popen[bytes]:
+    with open(log, "wb") as file:
+        command = [sys.executable, "-m", "launch.pipeline", *arguments(root)]
+        return subprocess.Popen(command, cwd=HERE, env=os.environ, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A world made in three attempts: one killed while it trained the tokenizer, one interrupted in the teacher."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    root, logs = folder / "smoke", [folder / f"{i}.log" for i in range(3)]
+    process = start(root, logs[0])
+    wait_for(lambda: any((root / "vae" / "checkpoints").glob("step-*[0-9]")), process, logs[0])
+    process.kill()
+    process.wait()
+    process = start(root, logs[1])
+    wait_for((root / "dit" / "metrics.jsonl").exists, process, logs[1])
+    process.send_signal(signal.SIGINT)
+    interrupt_code = process.wait(PATIENCE)
+    process = start(root, logs[2])
+    code = process.wait(PATIENCE)
+    killed, interrupted, finished = (log.read_text() for log in logs)
+    assert code == 0, finished
+    return Made(root, killed, interrupted, finished, interrupt_code)
+
+
+def test_a_killed_run_goes_on_where_it_was(made: Made) -> None:
+    assert "done" in made.killed, "the recordings were finished before the kill"
+    log = (made.root / "vae" / "log-0.txt").read_text()
+    assert "resumed from step" in log
+    assert log.count("finished at step 60") == 1
+    assert "finished before" in made.interrupted.splitlines()[0]
+
+
+def test_an_interrupt_saves_and_says_how_to_go_on(made: Made) -> None:
+    assert made.interrupt_code == 130
+    assert "Go on with: python -m launch.pipeline" in made.interrupted
+    log = (made.root / "dit" / "log-0.txt").read_text()
+    stopped = [line.split()[-1] for line in log.splitlines() if "stopped at step" in line]
+    assert len(stopped) == 1
+    assert f"resumed from step {stopped[0]}" in log
+
+
+def test_every_stage_says_what_it_does_and_ray_says_nothing(made: Made) -> None:
+    for number, name in enumerate(STAGES, 1):
+        assert f"[{number}/{len(STAGES)}] {name}" in made.finished
+    said = made.finished.replace(str(made.root), "")
+    for noise in ("ray", "Ray", "WARNING", "Traceback", "DeepSpeed", "pid="):
+        assert noise not in said
+    for place in ("report/report.html", "artifact", "tensorboard --logdir", "python -m tools.rollout"):
+        assert place in made.finished
+
+
+def test_every_stage_leaves_its_result_and_its_settings(made: Made) -> None:
+    for folder in FOLDERS:
+        assert (made.root / folder / "result.json").exists(), folder
+        assert (made.root / folder / "config.yaml").exists(), folder
+    assert not list(made.root.rglob("*.partial"))
+    assert not (made.root / "dit" / "stop").exists()
+    assert not (made.root / "dit" / ".ray").exists()
+
+
+def test_latents_carry_statistics_of_all_shards(made: Made) -> None:
+    latents = Dataset.open(made.root / "latents")
+    statistics = latents.manifest.latents
+    assert statistics is not None
+    frames = torch.cat([torch.from_numpy(latents.frames(i).copy()).double() for i in range(len(latents.clips))])
+    mean, std = frames.mean(dim=(0, 2, 3)), frames.std(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(mean, torch.tensor(statistics.mean, dtype=torch.float64), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(std, torch.tensor(statistics.std, dtype=torch.float64), atol=1e-9, rtol=1e-6)
+    assert statistics.vae_hash == artifact.load_vae(made.root / "vae" / "weights")[1]
+
+
+def test_training_and_held_out_recordings_share_no_seed(made: Made) -> None:
+    splits = [Dataset.open(made.root / "recordings" / split) for split in ("train", "heldout")]
+    train, heldout = ({data.read(i, 0, 1).meta["seed"] for i in range(len(data.clips))} for data in splits)
+    assert len(train) == len(splits[0].clips)
+    assert not train & heldout
+
+
+def test_the_report_knows_the_time_of_every_stage(made: Made) -> None:
+    report = json.loads((made.root / "report" / "report.json").read_text())
+    assert set(report["timing"]) == set(STAGES)
+    assert all(seconds > 0 for seconds in report["timing"].values())
+    assert (made.root / "report" / "report.html").stat().st_size > 1000
+
+
+def test_the_artifact_plays_and_repeats_itself(made: Made) -> None:
+    world = artifact.load(made.root / "artifact")
+    frames, actions = world.starts[0]
+    played = []
+    for _ in range(2):
+        session = WorldSession(world, num_steps=2, seed=5)
+        session.reset(frames[None], actions)
+        idle = Action.idle(world.manifest.action_space, 1, 1)
+        played.append(torch.cat([session.step(idle) for _ in range(3)]))
+    assert played[0].shape == (3, 3, world.manifest.height, world.manifest.width)
+    assert played[0].dtype == torch.uint8
+    assert torch.equal(played[0], played[1])
+
+
+def test_a_finished_stage_is_not_run_again(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in made.root.rglob("*") if path.is_file()}
+
+    before = times()
+    assert pipeline.main(arguments(made.root)) == 0
+    assert capsys.readouterr().out.count("finished before") == len(STAGES)
+    assert times() == before
+
+
+def test_other_settings_make_a_stage_anew_and_keep_the_old(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    """Last, because it changes the world: the export alone is asked for again, without the teacher."""
+    assert pipeline.main([*arguments(made.root), "--local", "export.stage.teacher=null"]) == 0
+    output = capsys.readouterr().out
+    assert "stage.teacher: dit -> None: made anew" in output
+    assert output.count("finished before") == len(STAGES) - 1
+    assert [path.name.rsplit("-", 2)[0] for path in (made.root / "old").iterdir()] == ["export"]
+    assert set(artifact.load(made.root / "artifact").models) == {"student"}

@@ -1,0 +1,57 @@
+"""One run, one folder: a second process that is started on a run's folder is refused."""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wm.engine.checkpoint import CheckpointError
+from wm.engine.world import World
+
+
+@contextmanager
+def locked(folder: Path, world: World, wait_seconds: float = 3.0) -> Iterator[None]:
+    """`folder` belongs to this run until the context ends; CheckpointError when another process has it.
+
+    The lock is the kernel's (flock), so one that a killed process left is free. A restarted run waits a little for the
+    process that it replaces.
+    """
+    file = None
+    error = None
+    if world.rank == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder / "run.lock", "a+")  # noqa: SIM115
+            error = _take(file, folder, wait_seconds)
+        except OSError as failure:
+            error = f"{folder} cannot be written ({failure}); a run needs a folder of its own"
+    error = world.broadcast_object(error)
+    try:
+        if error is not None:
+            raise CheckpointError(error)
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _take(file: Any, folder: Path, wait_seconds: float) -> str | None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                return f"{folder} is in use by {owner}; stop that run or choose another folder"
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    file.flush()
+    return None
