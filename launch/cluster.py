@@ -4,11 +4,14 @@ Ray places the workers and replaces lost ones. It is no judge of what is complet
 that Ray finds nothing to resume, and the loop takes up our own newest whole checkpoint.
 """
 
+import concurrent.futures
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -97,6 +100,7 @@ def _start(where: dict[str, Any], attempts: int = 2) -> None:
     """ray.init, once more where it failed: Ray gives its own processes 30 seconds, which a loaded machine may exceed."""
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints the stack of every thread
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers at {where.get('address')}: {error}") from None
     except Exception as error:  # Ray raises the class Exception itself
@@ -123,37 +127,35 @@ def _fit(run: RunConfig, root: Path, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     trainer = _trainer(run, root, folder)
-    outcome: list[Any] = []
-    thread = threading.Thread(target=_record_outcome, args=(trainer, outcome), daemon=True, name="fit")
-    thread.start()
+    outcome: Future[ray.train.Result] = Future()
+    threading.Thread(target=_fulfil, args=(outcome, trainer), daemon=True, name="fit").start()
     try:
-        _wait(thread)
+        _wait(outcome)
     except KeyboardInterrupt:
         (folder / STOP).touch()
-        _wait(thread, STOP_SECONDS)
-        if thread.is_alive():
+        _wait(outcome, STOP_SECONDS)
+        if not outcome.done():
             raise
     finally:
         (folder / STOP).unlink(missing_ok=True)
         shutil.rmtree(folder / ".ray", ignore_errors=True)
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    result: dict[str, Any] = outcome[0].return_value
+    result: dict[str, Any] = outcome.result().return_value
     return result
 
 
-def _record_outcome(trainer: TorchTrainer, outcome: list[Any]) -> None:
+def _fulfil(outcome: "Future[ray.train.Result]", trainer: TorchTrainer) -> None:
     try:
-        outcome.append(trainer.fit())
-    except BaseException as error:  # raised again by whoever waits
-        outcome.append(error)
+        outcome.set_result(trainer.fit())
+    except BaseException as error:  # raised again where the outcome is asked for
+        outcome.set_exception(error)
 
 
-def _wait(thread: threading.Thread, seconds: float = float("inf")) -> None:
-    """Until `thread` ends; short waits, or the interrupt would not get through."""
+def _wait(outcome: "Future[ray.train.Result]", seconds: float = float("inf")) -> None:
+    """Until there is an outcome. In short waits, or the interrupt would not get through; and not by Thread.join, which an
+    interrupt makes believe that the thread has ended."""
     end = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < end:
-        thread.join(0.2)
+    while not outcome.done() and time.monotonic() < end:
+        concurrent.futures.wait([outcome], timeout=0.2)
 
 
 def _trainer(run: RunConfig, root: Path, folder: Path) -> TorchTrainer:
@@ -185,9 +187,9 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     run, root = from_dict(RunConfig, settings["run"]), Path(settings["root"])
     torch.set_num_threads(run.resources.threads)
     world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
-    folder = run.output(root)
-    _log_to(folder / f"log-{world.rank}.txt")
-    return worker.train(run, root, world, on_checkpoint=_report, should_stop=(folder / STOP).exists)
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    return worker.train(run, root, world, on_checkpoint=_report, should_stop=(run.output(root) / STOP).exists)
 
 
 def _report(step: int, folder: Path) -> None:
@@ -196,15 +198,6 @@ def _report(step: int, folder: Path) -> None:
     As a number and a name, not as Ray's Checkpoint: that would have to lie in Ray's own folder.
     """
     ray.train.report({"step": step, "checkpoint": str(folder)})
-
-
-def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("wm", "launch", "data_pipeline", "py.warnings"):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.INFO)
-    logging.captureWarnings(True)
 
 
 def _cause(error: TrainingFailedError) -> BaseException:

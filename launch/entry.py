@@ -17,7 +17,8 @@ OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
     """The exit code of `work`. An error becomes one line on stderr that says what to do; `command` goes on."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # whatever the shell that started us had set
+        signal.signal(number, signal.default_int_handler)
     try:
         return work()
     except KeyboardInterrupt:

@@ -105,7 +105,7 @@ def _run(step: Step, root: Path, runtime: Runtime, configs: Path) -> bool:
     result = run_stage(step.run, root, runtime, configs)
     if result.get("stopped"):
         return False
-    print(f"      done in {clock(stage_state.read(step.folder)['seconds'])}: {summary(result)}", flush=True)
+    print(f"      done in {clock(stage_state.read(step.folder)['seconds'])}{summary(result)}", flush=True)
     return True
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 BAR_EVERY, LINE_EVERY, NOTE_EVERY = 0.5, 30.0, 5.0  # seconds
 WIDTH = 30
@@ -88,7 +88,7 @@ def training_progress(folder: Path, num_steps: int) -> Callable[[], Reading]:
     return read
 
 
-def last_row(path: Path) -> dict[str, object] | None:
+def last_row(path: Path) -> dict[str, Any] | None:
     """The last whole line of a JSON lines file; None where there is none yet."""
     try:
         with path.open("rb") as file:

@@ -76,18 +76,16 @@ def run_file(arguments: argparse.Namespace, command: str) -> int:
     if result.get("stopped"):
         print(f"stopped at step {result['step']}; go on with: {command}")
         return INTERRUPTED
-    print(f"done in {clock(stage_state.read(folder)['seconds'])}: {summary(result)}")
+    print(f"done in {clock(stage_state.read(folder)['seconds'])}{summary(result)}")
     return OK
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The numbers of a result in a line."""
-    shown = {
-        name: value for name, value in result.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
-    )
+    """The numbers of a result in a line, after ": "; "" where it has none."""
+    hidden = ("seconds", "stopped")  # said elsewhere
+    shown = {name: value for name, value in result.items() if isinstance(value, int | float) and name not in hidden}
+    words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
+    return f": {', '.join(words)}" if words else ""
 
 
 if __name__ == "__main__":

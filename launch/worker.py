@@ -1,7 +1,8 @@
 """Where all layers meet: a run config, a dataset, a stage, a learner and the loop become one training run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from wm.stages.context import DatasetFacts, StageContext
 
 __all__ = ["RunConfig", "facts_of", "load_run", "make_learner", "train"]
 
-log = logging.getLogger(__name__)
+# Whose words belong in a run's log.
+LOGGERS = ("wm", "launch", "data_pipeline", "py.warnings")
 
 
 def train(
@@ -34,20 +36,20 @@ def train(
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
     assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
-    folder = run.output(root)
-    dataset = root / data.folder
-    context = StageContext(
-        root=root,
-        make_learner=make_learner(run, loop.num_steps, world),
-        device=world.device,
-        seed=run.seed,
-        facts=facts_of(Dataset.open(dataset).manifest),
-    )
-    batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)
-    stage = run.stage.build(context)
-    return run_loop(
-        stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
-    )
+    folder, dataset = run.output(root), root / data.folder
+    with _logged_to(folder / f"log-{world.rank}.txt"):
+        context = StageContext(
+            root=root,
+            make_learner=make_learner(run, loop.num_steps, world),
+            device=world.device,
+            seed=run.seed,
+            facts=facts_of(Dataset.open(dataset).manifest),
+        )
+        batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)
+        stage = run.stage.build(context)
+        return run_loop(
+            stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
+        )
 
 
 def make_learner(run: RunConfig, num_steps: int, world: World) -> MakeLearner:
@@ -69,3 +71,23 @@ def facts_of(manifest: DatasetManifest) -> DatasetFacts:
         width=manifest.width,
         latents=manifest.latents,
     )
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """While it lasts, what our code and Python's warnings say goes to the file at `path`, after what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

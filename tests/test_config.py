@@ -165,6 +165,7 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path, text: str | None, 
     with pytest.raises(ConfigError, match=message) as caught:
         load(Drawing, path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ HERE = Path(__file__).parent.parent
 STAGES = ("record", "vae", "encode", "dit", "distill", "evaluate", "export")
 FOLDERS = ("recordings", "vae", "latents", "dit", "distill", "evaluate", "export")
 # Long enough to be caught in the middle, saved often enough to lose little.
-LONGER = ["vae.loop.num_steps=60", "vae.loop.save_every=5", "dit.loop.num_steps=60"]
+LONGER = ["vae.loop.num_steps=60", "vae.loop.save_every=5"]
 PATIENCE = 400.0  # seconds, on a machine that does much else
 
 
@@ -31,19 +32,17 @@ PATIENCE = 400.0  # seconds, on a machine that does much else
 class Made:
     root: Path
     killed: str  # what each attempt said
-    interrupted: str
     finished: str
-    interrupt_code: int
 
 
 def arguments(root: Path) -> list[str]:
     return [str(HERE / "configs" / "smoke"), "--root", str(root), *LONGER]
 
 
-def start(root: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(root: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
     with open(log, "wb") as file:
-        command = [sys.executable, "-m", "launch.pipeline", *arguments(root)]
-        return subprocess.Popen(command, cwd=HERE, env=os.environ, stdout=file, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", "launch.pipeline", *arguments(root), *more]
+        return subprocess.Popen(command, cwd=HERE, stdout=file, stderr=subprocess.STDOUT)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -54,41 +53,60 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], lo
         time.sleep(0.05)
 
 
+def has_checkpoint(stage: Path) -> bool:
+    return any((stage / "checkpoints").glob("step-*[0-9]"))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A world made in three attempts: one killed while it trained the tokenizer, one interrupted in the teacher."""
+    """A world made in two attempts; the first is killed while it trains the tokenizer."""
     folder = tmp_path_factory.mktemp("pipeline")
-    root, logs = folder / "smoke", [folder / f"{i}.log" for i in range(3)]
+    root, logs = folder / "smoke", [folder / f"{i}.log" for i in range(2)]
     process = start(root, logs[0])
-    wait_for(lambda: any((root / "vae" / "checkpoints").glob("step-*[0-9]")), process, logs[0])
+    wait_for(lambda: has_checkpoint(root / "vae"), process, logs[0])
     process.kill()
     process.wait()
     process = start(root, logs[1])
-    wait_for((root / "dit" / "metrics.jsonl").exists, process, logs[1])
-    process.send_signal(signal.SIGINT)
-    interrupt_code = process.wait(PATIENCE)
-    process = start(root, logs[2])
     code = process.wait(PATIENCE)
-    killed, interrupted, finished = (log.read_text() for log in logs)
+    killed, finished = (log.read_text() for log in logs)
     assert code == 0, finished
-    return Made(root, killed, interrupted, finished, interrupt_code)
+    return Made(root, killed, finished)
 
 
 def test_a_killed_run_goes_on_where_it_was(made: Made) -> None:
-    assert "done" in made.killed, "the recordings were finished before the kill"
+    assert "done in" in made.killed, "the recordings were finished before the kill"
     log = (made.root / "vae" / "log-0.txt").read_text()
     assert "resumed from step" in log
     assert log.count("finished at step 60") == 1
-    assert "finished before" in made.interrupted.splitlines()[0]
+    assert "finished before" in made.finished.splitlines()[0]
 
 
-def test_an_interrupt_saves_and_says_how_to_go_on(made: Made) -> None:
-    assert made.interrupt_code == 130
-    assert "Go on with: python -m launch.pipeline" in made.interrupted
-    log = (made.root / "dit" / "log-0.txt").read_text()
-    stopped = [line.split()[-1] for line in log.splitlines() if "stopped at step" in line]
-    assert len(stopped) == 1
-    assert f"resumed from step {stopped[0]}" in log
+@pytest.mark.slow
+def test_an_interrupt_saves_stops_and_says_how_to_go_on(made: Made, tmp_path: Path) -> None:
+    root, log = tmp_path / "smoke", tmp_path / "log"
+    shutil.copytree(made.root / "recordings", root / "recordings")
+    process = start(root, log, "vae.loop.num_steps=100000")
+    wait_for(lambda: has_checkpoint(root / "vae"), process, log)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    said = log.read_text()
+    assert "Go on with: python -m launch.pipeline" in said
+    assert "Traceback" not in said
+    assert "stopped at step" in (root / "vae" / "log-0.txt").read_text()
+    assert not (root / "vae" / "stop").exists()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_replaced_and_goes_on(made: Made, tmp_path: Path) -> None:
+    root, log = tmp_path / "smoke", tmp_path / "log"
+    shutil.copytree(made.root / "recordings", root / "recordings")
+    process = start(root, log, "vae.loop.num_steps=100000")
+    wait_for(lambda: has_checkpoint(root / "vae"), process, log)
+    os.kill(int((root / "vae" / "run.lock").read_text().split()[1]), signal.SIGKILL)
+    wait_for(lambda: "resumed from step" in (root / "vae" / "log-0.txt").read_text(), process, log)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    assert "a worker was lost" in log.read_text()
 
 
 def test_every_stage_says_what_it_does_and_ray_says_nothing(made: Made) -> None:

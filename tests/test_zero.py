@@ -47,7 +47,11 @@ def launch(folder: Path, world_size: int) -> list[str]:
         )
         for rank in range(world_size)
     ]
-    return [worker.communicate(timeout=240)[0] for worker in workers]
+    try:
+        return [worker.communicate(timeout=480)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def assert_ok(results: dict[tuple[int, int], dict[str, str]], world_size: int, name: str) -> None:

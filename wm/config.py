@@ -58,7 +58,7 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {type(tree).__name__}; a config is a mapping of fields")
     for override in overrides:

@@ -73,7 +73,8 @@ class WorldSession:
         predict = self.dreamer.predictor(given)
         if self.null_dreamer is not None:
             predict = guided(predict, self.null_dreamer.predictor(given), self.card.guidance_scale)
-        start = self._noise("noise")
+        noise = self._noise("noise")
+        start = self.flow.noised(torch.zeros_like(noise), noise, torch.ones(noise.shape[:2], device=self.device))
         match self.card.sampler:
             case "consistency":
                 x = consistency(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))

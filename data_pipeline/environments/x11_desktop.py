@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from Xlib import XK
 
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import CursorSprite, Rect, Target
+from data_pipeline.environments.x11_keys import BUTTONS, DOWN, LEFT, RIGHT, UP, WRITING, keysym, number
 from data_pipeline.environments.x11_pixels import distinct, shrunk, sprite
 from data_pipeline.environments.x11_rest import SURE_SECONDS
 from data_pipeline.environments.x11_server import Cursor, DesktopDied, XServer, can_isolate
@@ -24,30 +24,6 @@ from data_pipeline.environments.x11_targets import centre, uses, visible
 from data_pipeline.schema import DataError
 from wm.batch import ActionSpace
 from wm.config import config
-
-# X's numbers of the buttons, and of the wheel's four directions.
-_BUTTONS = {"left": 1, "middle": 2, "right": 3}
-_UP, _DOWN, _LEFT, _RIGHT = 4, 5, 6, 7
-
-# Physical keys whose X name is not in their code's.
-_KEYSYMS = {
-    "Space": "space",
-    "Enter": "Return",
-    "Backspace": "BackSpace",
-    "Tab": "Tab",
-    "Minus": "minus",
-    "Equal": "equal",
-    "Comma": "comma",
-    "Period": "period",
-    "Slash": "slash",
-    "Semicolon": "semicolon",
-    "Quote": "apostrophe",
-    "Escape": "Escape",
-    "ShiftLeft": "Shift_L",
-    "ControlLeft": "Control_L",
-    **{f"Arrow{name}": name for name in ("Left", "Right", "Up", "Down")},
-}
-_WRITING = (*(f"Key{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"), *(f"Digit{digit}" for digit in range(10)))
 
 
 @config
@@ -58,7 +34,7 @@ class X11DesktopConfig:
     shrink: int = 1  # screen pixels that are averaged to one frame pixel, each way; the screen is that much larger
     fps: float = 10.0  # frames a second that a step stands for
     buttons: tuple[str, ...] = ("left", "middle", "right")
-    keys: tuple[str, ...] = (*_WRITING, "Space", "Enter", "Backspace", "Minus", "Equal", "Period", "Slash", "ShiftLeft")
+    keys: tuple[str, ...] = (*WRITING, "Space", "Enter", "Backspace", "Minus", "Equal", "Period", "Slash", "ShiftLeft")
     wheel: bool = True
     columns: int = 40  # characters of the terminal
     rows: int = 12
@@ -81,12 +57,10 @@ class X11Desktop:
 
     def __init__(self, config: X11DesktopConfig) -> None:
         self.config = config
-        self.action_space = ActionSpace(
-            buttons=config.buttons, keys=config.keys, wheel=config.wheel, fps=config.fps
-        )
+        self.action_space = ActionSpace(buttons=config.buttons, keys=config.keys, wheel=config.wheel, fps=config.fps)
         self.num_restless = 0  # steps in which the programs did not come to rest in time
-        self._keysyms = {code: _keysym(code) for code in config.keys}
-        self._numbers = {name: _number(name) for name in config.buttons}
+        self._keysyms = {code: keysym(code) for code in config.keys}
+        self._numbers = {name: number(name) for name in config.buttons}
         self._layout(0)  # raises where the windows do not fit on the screen
         _check_programs()
         self._offline = can_isolate(tuple(programs.OFFLINE))
@@ -118,9 +92,9 @@ class X11Desktop:
         server = self._running()
         with server.watched():
             self._point(action.pointer)
-            for number, event in enumerate(action.events):
-                if number:  # a key goes where the click before it put the focus, as for a hand
-                    server.settle(self.config.settle_seconds)
+            for place, event in enumerate(action.events):
+                if place:  # a key goes where the click before it put the focus, as for a hand
+                    server.settle(self.config.settle_seconds, SURE_SECONDS)
                 self._inject(event)
             self._rest(after_events=bool(action.events))
             self._grab()
@@ -197,7 +171,8 @@ class X11Desktop:
         self._await(
             lambda: server.windows.active() == chosen.id and server.windows.all()[-1].id == chosen.id, "the focus"
         )
-        self._await(lambda: server.settle(config.settle_seconds), "the programs to come to rest")
+        self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
+        server.windows.look_again()
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         server = self._running()
@@ -228,12 +203,12 @@ class X11Desktop:
             self._rest(after_events=True)
             seen[name] = server.cursor()
         server.move(*places["arrow"])
-        server.button(_BUTTONS["left"], True)
+        server.button(BUTTONS["left"], True)
         self._rest(after_events=True)
         server.move(places["arrow"][0] + 8, places["arrow"][1])
         self._rest(after_events=True)
         seen["drag"] = server.cursor()
-        server.button(_BUTTONS["left"], False)
+        server.button(BUTTONS["left"], False)
         self._rest(after_events=True)
         return distinct([sprite(name, cursor, self.config.shrink) for name, cursor in seen.items()])
 
@@ -250,8 +225,8 @@ class X11Desktop:
     def _inject(self, event: Event) -> None:
         server = self._running()
         if event.kind == "wheel" and self.config.wheel:
-            self._turn(event.dx, _LEFT, _RIGHT)
-            self._turn(event.dy, _UP, _DOWN)
+            self._turn(event.dx, LEFT, RIGHT)
+            self._turn(event.dy, UP, DOWN)
             return
         down = event.kind == "press"
         if event.target in self._codes:
@@ -318,16 +293,3 @@ def _check_programs() -> None:
         raise DataError(
             f"x11_desktop needs {', '.join(missing)}: install the Debian packages {packages}, or run `make system-deps` as root"
         )
-
-
-def _keysym(code: str) -> int:
-    name = code[-1].lower() if code in _WRITING else _KEYSYMS.get(code)
-    if name is None:
-        raise ValueError(f"key {code!r} is not one that x11_desktop can press; those are {[*_WRITING, *_KEYSYMS]}")
-    return int(XK.string_to_keysym(name))
-
-
-def _number(button: str) -> int:
-    if button not in _BUTTONS:
-        raise ValueError(f"button {button!r} is not one that x11_desktop can press; those are {list(_BUTTONS)}")
-    return _BUTTONS[button]

@@ -27,6 +27,7 @@ LOCK = "keeper.lock"
 _PR_SET_CHILD_SUBREAPER = 36
 _FAMILY_LOCAL = 256
 _PARENT_CHECK_SECONDS = 1.0
+_PF_EXITING = 0x4
 # A process of ours dies with the keeper and can never gain privileges.
 _TIED = ["setpriv", "--pdeathsig", "KILL", "--no-new-privs", "--"]
 
@@ -129,6 +130,14 @@ class Keeper:
             elif pid in self.programs:
                 died.append(self.programs.pop(pid))
 
+    def server_is_ending(self) -> bool:
+        """Whether Xvfb is on its way out: its end takes the programs along, and can be known after theirs."""
+        try:
+            fields = Path(f"/proc/{self.server}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
+
     def _remove_socket(self) -> None:
         """A killed Xvfb leaves its socket's name behind; the inode tells ours from a later server's."""
         socket_name = self._socket_name()
@@ -191,8 +200,8 @@ def serve(keeper: Keeper) -> None:
         ready, _, _ = select.select([0, wake], [], [], _PARENT_CHECK_SECONDS)
         if wake in ready:
             os.read(wake, 4096)
-            for name in keeper.bury():
-                say({"died": name})
+            if died := keeper.bury():
+                say({"died": "Xvfb" if "Xvfb" in died or keeper.server_is_ending() else died[0]})
         if 0 in ready:
             data = os.read(0, 65536)
             if not data:

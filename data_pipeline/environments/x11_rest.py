@@ -9,7 +9,7 @@ import time
 
 LOOK_SECONDS = 0.0002  # between two looks at the processes
 # The same after a key or a button: what a shell writes reaches its terminal through a kernel thread, which is not ours to see.
-SURE_SECONDS = 0.002
+SURE_SECONDS = 0.004
 
 _IDLE_STATES = ("S", "Z")  # sleeping until something comes; dead and waiting to be fetched
 

@@ -36,6 +36,10 @@ class Windows:
             self._root.delete_property(self._display.intern_atom(name))
         self._shapes.clear()
 
+    def look_again(self) -> None:
+        """Forget the sizes and parts of windows that were seen while their programs were still building them."""
+        self._shapes.clear()
+
     def nudge(self) -> None:
         """Send the window manager an event without meaning.
 

@@ -21,12 +21,15 @@ class Memory:
     """Keys and values of past frames, a layer a pair (B * N, heads, T, head_dim), at most `limit` frames.
 
     Keys are kept without position: what a frame's age is changes with every step, so positions are given at reading.
+    `last` is the newest of the frames as it went in, which the next one is joined to.
     """
 
     def __init__(self, depth: int, limit: int) -> None:
         self.limit = limit
         self.frames: list[tuple[Tensor, Tensor] | None] = [None] * depth
         self.pending: list[tuple[Tensor, Tensor] | None] = [None] * depth
+        self.last: Tensor | None = None
+        self.pending_frames: Tensor | None = None
 
     def __len__(self) -> int:
         first = self.frames[0]
@@ -42,6 +45,8 @@ class Memory:
 
     def commit(self, num_frames: int) -> None:
         """Keep the first `num_frames` of the last forward, forgetting the oldest beyond the limit."""
+        assert self.pending_frames is not None, "commit follows a forward"
+        self.last = self.pending_frames[:, num_frames - 1 : num_frames]
         for layer, pending in enumerate(self.pending):
             assert pending is not None, "commit follows a forward"
             new = pending[0][:, :, :num_frames], pending[1][:, :, :num_frames]
@@ -84,8 +89,7 @@ class Block(nn.Module):
         self.time = Attention(hidden_size, num_heads, backend)
         self.mlp = MLP(hidden_size, mlp_ratio)
         # One modulation network serves all blocks; a block adds its own constant (Chen et al. 2023, adaLN-single).
-        # Gates start open: closed ones (adaLN-Zero) cost the first tens of steps, which a short run cannot spare.
-        self.modulation = nn.Parameter(torch.tensor([0.0, 0.0, 1.0]).repeat(3).repeat_interleave(hidden_size))
+        self.modulation = nn.Parameter(torch.zeros(9 * hidden_size))
 
     def forward(self, x: Tensor, modulation: Tensor, layer: int, view: "View") -> Tensor:
         parts = (modulation + self.modulation).unsqueeze(2).chunk(9, dim=-1)
@@ -127,6 +131,22 @@ def window_mask(num_queries: int, num_keys: int, window: int, device: torch.devi
     return (key <= query) & (query - key < window)
 
 
+def preceding(x_t: Tensor, t: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+    """For each frame the one before it (B, T, C, H, W) and that one's level (B, T, 1, H, W); before the first, 0 at level 1.
+
+    Most of a screen stays: joined to a frame's own channels, it can be copied without any attention.
+    """
+    levels = t.to(x_t.dtype).view(*t.shape, 1, 1, 1).expand(-1, -1, 1, *x_t.shape[-2:])
+    frames = torch.cat([x_t, levels], dim=2)
+    first = torch.zeros_like(frames[:, :1])
+    first[:, :, -1] = 1.0
+    if memory is not None:
+        memory.pending_frames = frames
+        first = first if memory.last is None else memory.last
+    past = torch.cat([first, frames[:, :-1]], dim=1)
+    return past[:, :, :-1], past[:, :, -1:]
+
+
 @config
 class DiTConfig:
     hidden_size: int = 256
@@ -135,6 +155,7 @@ class DiTConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 2
     window: int = 16  # frames that a frame attends to, itself included
+    keep: float = 0.0  # how much of the frame before the output starts with; 1 suits x-prediction of screens
     attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
 
     def __post_init__(self) -> None:
@@ -156,12 +177,15 @@ class DiT(nn.Module):
         self.config = config
         size, area = config.hidden_size, config.patch_size**2
         self.num_maps = num_maps
-        self.enter = nn.Linear((channels + num_maps) * area, size)
+        self.enter = nn.Linear((2 * channels + 1 + num_maps) * area, size)
         self.level = LevelEmbedding(size)
         self.modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 9 * size)))
         self.blocks = nn.ModuleList(
             Block(size, config.num_heads, config.mlp_ratio, config.attention) for _ in range(config.depth)
         )
+        self.keep = zero_initialised(nn.Linear(size, channels))
+        self.trust = zero_initialised(nn.Linear(size, channels))
+        nn.init.constant_(self.keep.bias, config.keep)
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
         self.leave = zero_initialised(nn.Linear(size, channels * area))
 
@@ -171,8 +195,11 @@ class DiT(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, memory: Memory | None = None) -> Tensor:
         rows = self._rows(x_t)
-        joined = x_t if condition.maps is None else torch.cat([x_t, condition.maps], dim=2)
-        tokens = self.enter(patchify(joined.to(self.enter.weight.dtype), self.config.patch_size))
+        dtype = self.enter.weight.dtype
+        past, past_level = preceding(x_t, t, memory)
+        parts = [x_t, past, past_level, *([] if condition.maps is None else [condition.maps])]
+        joined = torch.cat([part.to(dtype) for part in parts], dim=2)
+        tokens = self.enter(patchify(joined, self.config.patch_size))
         state = self.level(t)
         if condition.frames is not None:
             state = state + condition.frames
@@ -182,7 +209,9 @@ class DiT(nn.Module):
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
-        return unpatchify(self.leave(modulated(tokens, shift, scale)), self.config.patch_size, rows)
+        change = unpatchify(self.leave(modulated(tokens, shift, scale)), self.config.patch_size, rows)
+        kept = self.keep(self.level(past_level[:, :, 0, 0, 0]))[..., None, None] * past.to(dtype)
+        return change + kept + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
     def _rows(self, x_t: Tensor) -> int:
         height, width = x_t.shape[-2:]

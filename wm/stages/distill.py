@@ -72,8 +72,7 @@ class Distill:
     def step(self, batch: Batch) -> Metrics:
         metrics = self.student.update(self.loss, batch)
         if (batch.step + 1) % self.config.target_every == 0:
-            with self.student.averaged() as average:
-                self.target.copy_from(average)
+            self.target.copy_from(self.student)
         return metrics
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from wm.engine.protocols import Learner
 from wm.stages.context import is_first_rank
 
 
@@ -19,8 +20,10 @@ class FrozenModule(Generic[Module]):
         self.module = module.eval().requires_grad_(False)
         self.filled = False
 
-    def copy_from(self, source: nn.Module) -> None:
-        self.module.load_state_dict(source.state_dict())
+    def copy_from(self, learner: Learner) -> None:
+        """Take the average of `learner`. Every rank calls."""
+        # Not the module inside learner.averaged(): at ZeRO 3 its large parameters are whole only while a forward runs.
+        self.module.load_state_dict(learner.weights())
         self.filled = True
 
     def save(self, folder: Path) -> None:

@@ -62,8 +62,7 @@ class TrainVAE:
             self._train_only(vae)
             return self.vae.update(self.autoencoder_loss, batch)
         if batch.step == self.config.critic_start:
-            with self.vae.averaged() as average:
-                self.encoder.copy_from(average)
+            self.encoder.copy_from(self.vae)
         self._train_only(vae.decoder)
         metrics = dict(self.vae.update(self.decoder_loss, batch))
         self._train_only(critic)

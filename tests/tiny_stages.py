@@ -1,0 +1,147 @@
+"""Training stages over the tiny world, with data in memory. Run as `tiny_stages.py FOLDER ZERO_STAGE...` it is the process
+that test_stages.py starts to hold ZeroLearner to LocalLearner in every stage.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_world import CARD, COLUMNS, HEIGHT, ROWS, SPACE, STRIDE, VAE, WIDTH, denoiser, some_action, vae
+from torch import Tensor
+
+from wm.artifact import DenoiserWeights, VAEWeights, load_vae, save_weights
+from wm.batch import Batch, Given
+from wm.engine.learner import LearnerConfig, LocalLearner
+from wm.engine.protocols import Stage
+from wm.engine.world import World
+from wm.models.critic import PatchCriticConfig
+from wm.models.denoiser import DenoiserConfig
+from wm.models.dit import DiTConfig
+from wm.stages.context import DatasetFacts, StageContext
+from wm.stages.distill import DistillConfig
+from wm.stages.train_dit import TrainDiTConfig
+from wm.stages.train_vae import TrainVAEConfig
+
+FAST = LearnerConfig(learning_rate=1e-2, warmup_steps=0, average_decay=0.5)
+B, T = 2, 4
+CONFIGS: dict[str, type] = {"train_vae": TrainVAEConfig, "train_dit": TrainDiTConfig, "distill": DistillConfig}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a dataset of latents says of itself."""
+
+    mean: tuple[float, ...] = CARD.mean
+    std: tuple[float, ...] = CARD.std
+    vae_hash: str = ""
+    stride: int = STRIDE
+
+
+def frames(seed: int = 0) -> Tensor:
+    """(B, T, 3, H, W) uint8: a gradient with a bright square that moves."""
+    video = torch.linspace(40, 120, WIDTH).expand(B, T, 3, HEIGHT, WIDTH).clone()
+    for b in range(B):
+        for t in range(T):
+            left = (seed + 3 * b + 2 * t) % (WIDTH - 5)
+            video[b, t, :, 4:9, left : left + 5] = 230.0
+    return video.to(torch.uint8)
+
+
+def batch(step: int, kind: str, seed: int | None = None) -> Batch:
+    """Global batch `step`; its data is drawn from `seed`, or from the step."""
+    seed = step if seed is None else seed
+    given = Given(action=some_action(B, T, seed=seed))
+    index = torch.arange(B * step, B * step + B)
+    if kind == "train_vae":
+        return Batch(step=step, index=index, given=given, video=frames(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        step=step, index=index, given=given, latents=torch.randn(B, T, 3, ROWS, COLUMNS, generator=generator).half()
+    )
+
+
+def open_batches(kind: str) -> Callable[[int], Iterator[tuple[Batch, int]]]:
+    def open_at(cursor: int) -> Iterator[tuple[Batch, int]]:
+        while True:
+            cursor += B
+            yield batch(cursor // B - 1, kind), cursor
+
+    return open_at
+
+
+def make_root(folder: Path) -> Path:
+    """A run folder in which a tokenizer and a teacher are finished."""
+    save_weights(folder / "vae" / "weights", vae().state_dict(), VAEWeights(vae=VAE))
+    card = DenoiserWeights(**{**vars(CARD), "vae_hash": vae_hash(folder), "sampler": "euler"})
+    save_weights(folder / "dit" / "weights", denoiser(2).state_dict(), card)
+    return folder
+
+
+def vae_hash(root: Path) -> str:
+    return load_vae(root / "vae" / "weights")[1]
+
+
+def context(root: Path, learner: type = LocalLearner, **latents: Any) -> StageContext:
+    facts = Latents(**{"vae_hash": vae_hash(root), **latents})
+    return StageContext(
+        root=root,
+        make_learner=lambda module, config: learner(module, config, num_steps=20, world=World.single()),
+        device=torch.device("cpu"),
+        seed=5,
+        facts=DatasetFacts(SPACE, SPACE.fps, HEIGHT, WIDTH, facts),
+    )
+
+
+def make(kind: str, where: StageContext, learner: LearnerConfig = FAST, **changes: Any) -> Any:
+    """The stage of `kind`, as small as its networks."""
+    small: dict[str, Any] = {"learner": learner}
+    if kind == "train_vae":
+        critic = PatchCriticConfig(patch=2, width=6, depth=1)
+        small |= {"vae": VAE, "critic": critic, "critic_learner": learner, "critic_start": 2}
+    if kind == "train_dit":
+        # Wide enough that ZeRO 3 partitions some parameters and keeps others whole.
+        dit = DiTConfig(hidden_size=192, depth=1, num_heads=2, patch_size=2, window=3)
+        small |= {"denoiser": DenoiserConfig(dit=dit), "drop_condition": 0.5, "num_steps": 2}
+    return CONFIGS[kind](**{**small, **changes}).build(where)
+
+
+def run(stage: Stage, kind: str, first: int, last: int) -> float:
+    """The loss of the last of the steps first ... last - 1."""
+    for step in range(first, last):
+        metrics = stage.step(batch(step, kind))
+    return float(metrics["loss"])
+
+
+def parity(zero_stage: int, precision: str, root: Path) -> dict[str, float]:
+    """By kind, the largest difference between what ZeroLearner and LocalLearner leave, where both do all that a run does."""
+    from wm.engine.zero import ZeroLearner
+
+    found = {}
+    settings = LearnerConfig(**{**vars(FAST), "zero_stage": zero_stage, "precision": precision, "micro_batch_size": 1})
+    changes: dict[str, dict[str, Any]] = {"distill": {"teacher": "train_dit-LocalLearner", "guidance_scale": 1.5}}
+    for kind in CONFIGS:
+        left = []
+        for learner in (LocalLearner, ZeroLearner):
+            stage = make(kind, context(root, learner), settings, **changes.get(kind, {}))
+            run(stage, kind, 0, 3)
+            stage.sample(batch(3, kind))
+            run(stage, kind, 3, 4)
+            stage.finish(root / f"{kind}-{learner.__name__}")
+            left.append(next(iter(stage.parts().values())).weights())
+        found[kind] = max((left[0][name] - left[1][name]).abs().max().item() for name in left[0])
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    here = Path(sys.argv[1])
+    results = {
+        f"{stage}-{precision}": parity(int(stage), precision, make_root(here / f"{stage}-{precision}"))
+        for stage in sys.argv[2:]
+        for precision in ("float32", "bfloat16")
+    }
+    (here / "results.json").write_text(json.dumps(results))
