@@ -1,25 +1,26 @@
 """The record stage: some recordings of an environment into one shard a task, and the datasets that the shards become."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from data_pipeline.environments.desktop_sim import DesktopSimConfig
-from data_pipeline.environments.environment import Environment
-from data_pipeline.environments.x11_desktop import X11DesktopConfig
+from data_pipeline.environments.environment import Environment, EnvironmentDied
+from data_pipeline.environments.registry import EnvironmentConfig
 from data_pipeline.policies import PolicyConfig
 from data_pipeline.record import cursor_images, record
 from data_pipeline.schema import DatasetManifest, Sample
 from data_pipeline.shards import write_manifest, write_shard
 from launch.resources import Resources
 from launch.shard_work import MapTasks, forget_notes, note, noted, work_hash
-from wm.config import Kind, config, from_dict, to_dict
+from wm.config import config, from_dict, to_dict
 
-EnvironmentConfig = Annotated[DesktopSimConfig | X11DesktopConfig, Kind]
+log = logging.getLogger(__name__)
 
+MAX_ATTEMPTS = 3  # of one recording whose environment dies
 SPLITS = ("train", "heldout")  # held-out recordings have seeds of their own and are never trained on
 
 
@@ -97,9 +98,19 @@ def _samples(
     environment: Environment, settings: RecordConfig, seed: int, split: str, numbers: tuple[int, ...]
 ) -> Iterator[Sample]:
     for number in numbers:
-        policy = settings.policy.build()
-        key = f"{split}-{number:05d}"
-        yield record(environment, policy, settings.num_frames, seed_of(seed, split, number), key)
+        yield _recorded(environment, settings, seed_of(seed, split, number), f"{split}-{number:05d}")
+
+
+def _recorded(environment: Environment, settings: RecordConfig, seed: int, key: str) -> Sample:
+    """One recording; an episode in which the environment died is discarded and played again, a few times."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        try:
+            return record(environment, settings.policy.build(), settings.num_frames, seed, key)
+        except EnvironmentDied as error:
+            if attempt == MAX_ATTEMPTS:
+                raise
+            log.warning("%s, attempt %d of %d: %s", key, attempt, MAX_ATTEMPTS, error)
+    raise AssertionError("the last attempt returns or raises")
 
 
 @contextlib.contextmanager

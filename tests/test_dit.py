@@ -73,7 +73,7 @@ def test_a_frame_sees_its_window_in_every_layer_and_no_further(depth: int, windo
     dit = small(dataclasses.replace(SMALL, depth=depth, window=window))
     out = dit(*inputs())
     for frame in range(3):
-        last = frame + (window - 1) * depth
+        last = frame + 1 + (window - 1) * depth  # each frame is also handed the one before it
         assert changed(out, dit(*mixed([frame]))) == list(range(frame, min(last + 1, T)))
 
 
@@ -88,7 +88,7 @@ def test_what_a_frame_is_depends_on_the_distance_to_others_and_not_on_where_the_
         x_t[:, first:], t[:, first:], Condition(frames=condition.frames[:, first:], maps=condition.maps[:, first:])
     )
     # Frames whose whole past, over all layers, is still there.
-    seen = (SMALL.window - 1) * SMALL.depth
+    seen = 1 + (SMALL.window - 1) * SMALL.depth
     torch.testing.assert_close(cut[:, seen:], whole[:, first + seen :], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(cut[:, 0], whole[:, first], atol=1e-3)
 

@@ -15,9 +15,8 @@ import torch
 
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
-from data_pipeline.environments.environment import Rect, Target
+from data_pipeline.environments.environment import EnvironmentDied, Rect, Target
 from data_pipeline.environments.x11_desktop import X11Desktop, X11DesktopConfig
-from data_pipeline.environments.x11_server import DesktopDied
 from data_pipeline.policies import HumanPolicyConfig
 from data_pipeline.record import record
 from data_pipeline.schema import DataError, check
@@ -204,7 +203,7 @@ def test_a_death_is_an_error_with_a_name_and_the_next_episode_begins(victim: str
     by_name = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in everything}
     os.kill(by_name[victim], signal.SIGKILL)
     name = "terminal" if victim == "xterm" else victim
-    with pytest.raises(DesktopDied, match=f"{name} died|is gone"):
+    with pytest.raises(EnvironmentDied, match=f"{name} died|is gone"):
         play_on(environment, info["pointer"])
     assert environment.reset(seed=1)[0].shape == (192, 256, 3)
     assert environment.step(Controls((9, 9)))[0].shape == (192, 256, 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_world import CARD, COLUMNS, HEIGHT, ROWS, SPACE, STRIDE, VAE, WIDTH, denoiser, some_action, vae
+from tiny_world import CARD, COLUMNS, DENOISER, HEIGHT, ROWS, SPACE, STRIDE, VAE, WIDTH, denoiser, some_action, vae
 from torch import Tensor
 
 from wm.artifact import DenoiserWeights, VAEWeights, load_vae, save_weights
@@ -26,7 +26,8 @@ from wm.stages.distill import DistillConfig
 from wm.stages.train_dit import TrainDiTConfig
 from wm.stages.train_vae import TrainVAEConfig
 
-FAST = LearnerConfig(learning_rate=1e-2, warmup_steps=0, average_decay=0.5)
+FAST = LearnerConfig(learning_rate=5e-3, warmup_steps=0, average_decay=0.5)
+ALONE = World.single()
 B, T = 2, 4
 CONFIGS: dict[str, type] = {"train_vae": TrainVAEConfig, "train_dit": TrainDiTConfig, "distill": DistillConfig}
 
@@ -85,11 +86,11 @@ def vae_hash(root: Path) -> str:
     return load_vae(root / "vae" / "weights")[1]
 
 
-def context(root: Path, learner: type = LocalLearner, **latents: Any) -> StageContext:
+def context(root: Path, learner: type = LocalLearner, world: World = ALONE, **latents: Any) -> StageContext:
     facts = Latents(**{"vae_hash": vae_hash(root), **latents})
     return StageContext(
         root=root,
-        make_learner=lambda module, config: learner(module, config, num_steps=20, world=World.single()),
+        make_learner=lambda module, config: learner(module, config, num_steps=20, world=world),
         device=torch.device("cpu"),
         seed=5,
         facts=DatasetFacts(SPACE, SPACE.fps, HEIGHT, WIDTH, facts),
@@ -103,45 +104,54 @@ def make(kind: str, where: StageContext, learner: LearnerConfig = FAST, **change
         critic = PatchCriticConfig(patch=2, width=6, depth=1)
         small |= {"vae": VAE, "critic": critic, "critic_learner": learner, "critic_start": 2}
     if kind == "train_dit":
-        # Wide enough that ZeRO 3 partitions some parameters and keeps others whole.
-        dit = DiTConfig(hidden_size=192, depth=1, num_heads=2, patch_size=2, window=3)
-        small |= {"denoiser": DenoiserConfig(dit=dit), "drop_condition": 0.5, "num_steps": 2}
+        small |= {"denoiser": DENOISER, "drop_condition": 0.5, "num_steps": 2}
     return CONFIGS[kind](**{**small, **changes}).build(where)
 
 
-def run(stage: Stage, kind: str, first: int, last: int) -> float:
-    """The loss of the last of the steps first ... last - 1."""
+def run(stage: Stage, kind: str, first: int, last: int, world: World = ALONE) -> float:
+    """The loss of the last of the steps first ... last - 1, on this rank's part of the data."""
     for step in range(first, last):
-        metrics = stage.step(batch(step, kind))
+        metrics = stage.step(batch(step, kind)[world.rank :: world.world_size])
     return float(metrics["loss"])
 
 
-def parity(zero_stage: int, precision: str, root: Path) -> dict[str, float]:
-    """By kind, the largest difference between what ZeroLearner and LocalLearner leave, where both do all that a run does."""
+def parity(zero_stage: int, precision: str, root: Path, world: World) -> dict[str, float]:
+    """By kind, the largest difference between what ZeroLearner leaves after all that a run does and what LocalLearner does."""
     from wm.engine.zero import ZeroLearner
 
     found = {}
     settings = LearnerConfig(**{**vars(FAST), "zero_stage": zero_stage, "precision": precision, "micro_batch_size": 1})
-    changes: dict[str, dict[str, Any]] = {"distill": {"teacher": "train_dit-LocalLearner", "guidance_scale": 1.5}}
+    # Wide enough that ZeRO 3 partitions some parameters and keeps others whole.
+    wide = DenoiserConfig(dit=DiTConfig(hidden_size=192, depth=1, num_heads=2, patch_size=2, window=3))
+    changes: dict[str, dict[str, Any]] = {
+        "train_dit": {"denoiser": wide},
+        "distill": {"teacher": "train_dit-LocalLearner", "guidance_scale": 1.5},
+    }
     for kind in CONFIGS:
         left = []
-        for learner in (LocalLearner, ZeroLearner):
-            stage = make(kind, context(root, learner), settings, **changes.get(kind, {}))
-            run(stage, kind, 0, 3)
-            stage.sample(batch(3, kind))
-            run(stage, kind, 3, 4)
+        for learner, place in ((LocalLearner, ALONE), (ZeroLearner, world)):
+            stage = make(kind, context(root, learner, place), settings, **changes.get(kind, {}))
+            run(stage, kind, 0, 3, place)
+            stage.sample(batch(3, kind)[place.rank :: place.world_size])
+            run(stage, kind, 3, 4, place)
             stage.finish(root / f"{kind}-{learner.__name__}")
+            world.barrier()
             left.append(next(iter(stage.parts().values())).weights())
         found[kind] = max((left[0][name] - left[1][name]).abs().max().item() for name in left[0])
     return found
 
 
-if __name__ == "__main__":
+def main(folder: Path, zero_stages: list[str]) -> None:
     torch.set_num_threads(1)
-    here = Path(sys.argv[1])
-    results = {
-        f"{stage}-{precision}": parity(int(stage), precision, make_root(here / f"{stage}-{precision}"))
-        for stage in sys.argv[2:]
-        for precision in ("float32", "bfloat16")
-    }
-    (here / "results.json").write_text(json.dumps(results))
+    world, results = World.from_environment("cpu", timeout_seconds=120), {}
+    for case in ((int(stage), precision) for stage in zero_stages for precision in ("float32", "bfloat16")):
+        root = folder / "-".join(map(str, case))
+        if world.rank == 0:
+            make_root(root)
+        world.barrier()
+        results["-".join(map(str, case))] = parity(*case, root, world)
+    (folder / f"results-{world.rank}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_pipeline.controls import Controls
-from data_pipeline.environments.desktop_sim import DesktopSimConfig
 from data_pipeline.environments.environment import Environment
-from data_pipeline.environments.x11_desktop import X11DesktopConfig
+from data_pipeline.environments.registry import EnvironmentConfig
 from data_pipeline.schema import to_action, to_rows
 from tools.actions import Beginning
 from tools.session import Context, EnvironmentDream, Game, Rows
 from wm.artifact import Start, World, load
-from wm.config import Kind, config, from_dict
+from wm.config import config, from_dict
 from wm.rollout import WorldSession
 
 REAL_TIME = ("x11_desktop",)  # kinds whose frames depend on the clock: their seed does not bring the same frames back
@@ -24,7 +23,7 @@ REAL_TIME = ("x11_desktop",)  # kinds whose frames depend on the clock: their se
 
 @config
 class _EnvironmentTree:
-    environment: Annotated[DesktopSimConfig | X11DesktopConfig, Kind]
+    environment: EnvironmentConfig
 
 
 class ModelDream:

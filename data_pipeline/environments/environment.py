@@ -6,7 +6,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from data_pipeline.controls import Controls
+from data_pipeline.schema import DataError
 from wm.batch import ActionSpace
+
+
+class EnvironmentDied(DataError):
+    """What is recorded ended in the middle of an episode: discard the episode, reset, go on."""
 
 
 class Rect(NamedTuple):

@@ -15,11 +15,11 @@ import numpy as np
 
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
-from data_pipeline.environments.environment import CursorSprite, Rect, Target
+from data_pipeline.environments.environment import CursorSprite, EnvironmentDied, Rect, Target
 from data_pipeline.environments.x11_keys import BUTTONS, DOWN, LEFT, RIGHT, UP, WRITING, keysym, number
 from data_pipeline.environments.x11_pixels import distinct, shrunk, sprite
 from data_pipeline.environments.x11_rest import SURE_SECONDS
-from data_pipeline.environments.x11_server import Cursor, DesktopDied, XServer, can_isolate
+from data_pipeline.environments.x11_server import Cursor, XServer, can_isolate
 from data_pipeline.environments.x11_targets import centre, uses, visible
 from data_pipeline.schema import DataError
 from wm.batch import ActionSpace
@@ -47,7 +47,7 @@ class X11DesktopConfig:
 
 
 class X11Desktop:
-    """An Environment. It holds processes: close it, or let it go; after DesktopDied, `reset` starts a new server.
+    """An Environment. It holds processes: close it, or let it go; after EnvironmentDied, `reset` starts a new server.
 
     The same seed and Controls give the same frames as far as the programs are deterministic, which these two are.
     """
@@ -79,7 +79,7 @@ class X11Desktop:
         self._next_seed = seed + 1
         try:
             self._begin(seed)
-        except DesktopDied:  # a server that died in the last episode; one that dies again is an error
+        except EnvironmentDied:  # a server that died in the last episode; one that dies again is an error
             self._open_server()
             self._begin(seed)
         return self.render(), self._info()
@@ -87,7 +87,7 @@ class X11Desktop:
     def step(self, action: Controls) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """The pointer moves, then the events happen in order; the frame is grabbed when the programs rest.
 
-        DesktopDied when the server or a program ended: the episode cannot be used, the next `reset` starts anew.
+        EnvironmentDied when the server or a program ended: the episode cannot be used, the next `reset` starts anew.
         """
         server = self._running()
         with server.watched():
@@ -181,7 +181,7 @@ class X11Desktop:
             server.check()
             if time.monotonic() > deadline:
                 seconds = self.config.start_seconds
-                raise DesktopDied(
+                raise EnvironmentDied(
                     f"the recorded desktop waited {seconds} s for {what}: raise start_seconds or the cores"
                 )
             server.windows.nudge()

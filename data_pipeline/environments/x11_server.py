@@ -23,6 +23,7 @@ from Xlib.ext import xtest
 from Xlib.protocol import rq
 
 from data_pipeline.environments import x11_keeper
+from data_pipeline.environments.environment import EnvironmentDied
 from data_pipeline.environments.x11_rest import LOOK_SECONDS, at_rest
 from data_pipeline.environments.x11_windows import Windows
 from data_pipeline.schema import DataError
@@ -30,10 +31,6 @@ from data_pipeline.schema import DataError
 _CLOSE_SECONDS = 10.0
 # Both connections find the cookie through the process's environment, which threads share.
 _authority_lock = threading.Lock()
-
-
-class DesktopDied(DataError):
-    """The X server or one of its programs ended in the middle of an episode: discard the episode, reset, go on."""
 
 
 class Cursor(NamedTuple):
@@ -124,13 +121,13 @@ class XServer:
         self._end()
 
     def check(self) -> None:
-        """DesktopDied if the keeper has said that something died."""
+        """EnvironmentDied if the keeper has said that something died."""
         while select.select([self._answers], [], [], 0)[0]:
             self._hear()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Turns a lost connection into DesktopDied, with the name of what died where the keeper knows it."""
+        """Turns a lost connection into EnvironmentDied, with the name of what died where the keeper knows it."""
         lost = (error.ConnectionClosedError, error.DisplayError, mss.exception.ScreenShotError, BrokenPipeError)
         try:
             yield
@@ -139,14 +136,16 @@ class XServer:
             with contextlib.suppress(OSError):
                 if select.select([self._answers], [], [], 1.0)[0]:
                     self.check()
-            raise DesktopDied(f"the recorded desktop's X server is gone ({cause}); reset starts a new one") from cause
+            raise EnvironmentDied(
+                f"the recorded desktop's X server is gone ({cause}); reset starts a new one"
+            ) from cause
 
     def _ask(self, message: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
         try:
             self._orders.write(json.dumps(message).encode() + b"\n")
             self._orders.flush()
         except (BrokenPipeError, ValueError):
-            raise DesktopDied("the recorded desktop's keeper is gone; reset starts a new one") from None
+            raise EnvironmentDied("the recorded desktop's keeper is gone; reset starts a new one") from None
         deadline = time.monotonic() + seconds
         while select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))[0]:
             answer = self._hear()
@@ -159,14 +158,16 @@ class XServer:
         while b"\n" not in self._buffer:
             data = os.read(self._answers.fileno(), 65536)
             if not data:
-                raise DesktopDied("the recorded desktop's keeper is gone; reset starts a new one")
+                raise EnvironmentDied("the recorded desktop's keeper is gone; reset starts a new one")
             self._buffer += data
         line, self._buffer = self._buffer.split(b"\n", 1)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise DataError(f"the recorded desktop did not start: {answer['error']}")
         if "died" in answer:
-            raise DesktopDied(f"{answer['died']} died in the recorded desktop; this episode is lost, reset starts anew")
+            raise EnvironmentDied(
+                f"{answer['died']} died in the recorded desktop; this episode is lost, reset starts anew"
+            )
         return answer
 
     # Input

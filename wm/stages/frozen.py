@@ -9,7 +9,6 @@ from torch import nn
 from wm.engine.protocols import Learner
 from wm.stages.context import is_first_rank
 
-
 Module = TypeVar("Module", bound=nn.Module)
 
 
