@@ -326,4 +326,4 @@ def launch(folder: Path, world_size: int, zero_stages: list[str]) -> list[str]:
         )
         for rank in ranks
     ]
-    return [worker.communicate(timeout=400)[0] for worker in workers]
+    return [worker.communicate(timeout=600)[0] for worker in workers]

@@ -17,7 +17,8 @@ from wm.config import config
 @config
 class ActionConditionerConfig:
     kind: Literal["action"] = "action"
-    pointer_sigma: float = 1.0  # pixels, width of the bump that marks the pointer
+    pointer_sigma: float = 1.5  # pixels, width of the bump that marks the pointer
+    map_gain: float = 6.0  # height of the bumps: a single marked pixel is a whisper among a patch of latents
     button_sigma: float = 12.0  # pixels, width of the bump that marks where a button acts
 
     def build(self, space: ActionSpace, hidden_size: int, stride: int, rows: int, columns: int) -> "ActionConditioner":
@@ -27,9 +28,9 @@ class ActionConditionerConfig:
 class ActionConditioner(nn.Module):
     """Given.action to Condition.frames (B, T, D) and, for an absolute pointer, Condition.maps (B, T, M, H, W).
 
-    The maps are drawn at pixel resolution and folded into the latent grid, stride x stride channels for the pointer, so
-    one linear layer can look up the exact pixel; then three for each button (held, pressed, released) on a wider bump,
-    so that a click is an event at a place.
+    The pointer is drawn at pixel resolution and folded into the latent grid, stride x stride channels, so that one linear
+    layer can look up the exact pixel. On a wider bump follow its neighbourhood, the offset to it, which is smooth and
+    learned sooner, and for each button held, pressed and released, so that a click is an event at a place.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class ActionConditioner(nn.Module):
         self.space = space
         self.stride, self.rows, self.columns = stride, rows, columns
         absolute = space.pointer == "absolute"
-        self.num_maps = stride * stride + 3 * len(space.buttons) if absolute else 0
+        self.num_maps = stride * stride + 3 + 3 * len(space.buttons) if absolute else 0
         width = 3 * (len(space.buttons) + len(space.keys)) + len(space.axes) + 2 + 2
         self.frames = nn.Sequential(nn.Linear(width, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
         self.nothing = nn.Parameter(torch.zeros(hidden_size))
@@ -74,7 +75,8 @@ class ActionConditioner(nn.Module):
         folded = rearrange(pixels, "b t (h p) (w q) -> b t (p q) h w", p=self.stride, q=self.stride)
         place = pointer_bump(action.pointer, self.rows, self.columns, self.config.button_sigma / self.stride)
         buttons = action.buttons.flatten(2)[..., None, None] * place.unsqueeze(2)
-        return torch.cat([folded, buttons], dim=2).to(dtype)
+        offset = pointer_offset(action.pointer, self.rows, self.columns) * place.unsqueeze(2)
+        return (self.config.map_gain * torch.cat([folded, place.unsqueeze(2), offset, buttons], dim=2)).to(dtype)
 
 
 def pointer_bump(pointer: Tensor, rows: int, columns: int, sigma: float) -> Tensor:
@@ -82,3 +84,11 @@ def pointer_bump(pointer: Tensor, rows: int, columns: int, sigma: float) -> Tens
     y = (torch.arange(rows, device=pointer.device) + 0.5 - pointer[..., 1:2] * rows) / sigma
     x = (torch.arange(columns, device=pointer.device) + 0.5 - pointer[..., 0:1] * columns) / sigma
     return torch.exp(-0.5 * y.square()).unsqueeze(-1) * torch.exp(-0.5 * x.square()).unsqueeze(-2)
+
+
+def pointer_offset(pointer: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, T, 2, rows, columns): from each cell's centre to the pointer (B, T, 2, fractions), right and down, in cells."""
+    x = pointer[..., 0:1] * columns - torch.arange(columns, device=pointer.device) - 0.5
+    y = pointer[..., 1:2] * rows - torch.arange(rows, device=pointer.device) - 0.5
+    across, down = x.unsqueeze(-2).expand(*x.shape[:2], rows, -1), y.unsqueeze(-1).expand(*y.shape[:2], -1, columns)
+    return torch.stack([across, down], dim=2)
