@@ -9,16 +9,21 @@ from tiny_world import SPACE, some_action
 from torch import Tensor
 
 from wm.batch import HELD, PRESSED, RELEASED, Action, ActionSpace, Given
-from wm.conditioning.action import ActionConditioner, ActionConditionerConfig, pointer_bump
+from wm.conditioning.action import ActionConditioner, ActionConditionerConfig, pointer_bump, pointer_offset
 from wm.conditioning.condition import Condition, dropped, joined
 
 STRIDE, ROWS, COLUMNS, HIDDEN = 4, 3, 5, 8
 HEIGHT, WIDTH = ROWS * STRIDE, COLUMNS * STRIDE
+GAIN = 2.0
+PIXELS = STRIDE * STRIDE  # channels that hold the pointer's map; after them the neighbourhood, the offset, the buttons
+BUTTONS = PIXELS + 3
 
 
 def small(space: ActionSpace = SPACE) -> ActionConditioner:
     torch.manual_seed(0)
-    return ActionConditionerConfig(pointer_sigma=1.0, button_sigma=4.0).build(space, HIDDEN, STRIDE, ROWS, COLUMNS)
+    return ActionConditionerConfig(pointer_sigma=1.0, map_gain=GAIN, button_sigma=4.0).build(
+        space, HIDDEN, STRIDE, ROWS, COLUMNS
+    )
 
 
 def at(x: int, y: int) -> Action:
@@ -41,14 +46,14 @@ def test_shapes() -> None:
     assert condition.maps is not None
     assert condition.frames.shape == (2, 7, HIDDEN)
     assert condition.maps.shape == (2, 7, conditioner.num_maps, ROWS, COLUMNS)
-    assert conditioner.num_maps == STRIDE * STRIDE + 3 * 2
+    assert conditioner.num_maps == BUTTONS + 3 * 2
     assert condition.tokens is None
 
 
 def test_the_pointer_map_unfolds_to_a_peak_at_its_pixel() -> None:
     for x in range(WIDTH):
         for y in range(0, HEIGHT, 5):
-            folded = maps_of(at(x, y))[:, :, : STRIDE * STRIDE]
+            folded = maps_of(at(x, y))[:, :, :PIXELS] / GAIN
             pixels = rearrange(folded, "1 1 (p q) h w -> (h p) (w q)", p=STRIDE, q=STRIDE)
             assert pixels.max() == pytest.approx(1.0)
             assert divmod(int(pixels.argmax()), WIDTH) == (y, x)
@@ -62,12 +67,28 @@ def test_a_bump_is_a_gaussian_in_cells() -> None:
     torch.testing.assert_close(bump[0, 0], torch.exp(-(x.square() + y.square()) / 8.0))
 
 
+def test_the_offset_points_from_every_cell_to_the_pointer() -> None:
+    offset = pointer_offset(torch.tensor([[[0.25, 0.75]], [[0.9, 0.1]]]), 8, 12)
+    assert offset.shape == (2, 1, 2, 8, 12)
+    y, x = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(12) + 0.5, indexing="ij")
+    torch.testing.assert_close(offset[0, 0], torch.stack([3.0 - x, 6.0 - y]))
+    torch.testing.assert_close(offset[1, 0], torch.stack([10.8 - x, 0.8 - y]))
+
+
+def test_the_neighbourhood_carries_the_offset() -> None:
+    maps = maps_of(at(9, 2))[:, :, PIXELS:BUTTONS] / GAIN
+    pointer = at(9, 2).pointer
+    place = pointer_bump(pointer, ROWS, COLUMNS, 4.0 / STRIDE)
+    torch.testing.assert_close(maps[:, :, 0], place)
+    torch.testing.assert_close(maps[:, :, 1:], pointer_offset(pointer, ROWS, COLUMNS) * place.unsqueeze(2))
+
+
 def test_a_click_is_an_event_at_the_pointer() -> None:
     quiet, clicked = at(9, 2), at(9, 2)
     clicked.buttons[0, 0, 1, PRESSED] = 1.0
     before, after = maps_of(quiet), maps_of(clicked)
     moved = torch.nonzero((after - before).abs().sum((0, 1, 3, 4))).flatten().tolist()
-    assert moved == [STRIDE * STRIDE + 3 * 1 + PRESSED]
+    assert moved == [BUTTONS + 3 * 1 + PRESSED]
     channel = after[0, 0, moved[0]]
     assert divmod(int(channel.argmax()), COLUMNS) == (2 // STRIDE, 9 // STRIDE)
     assert channel[2, 4] < 0.5 * channel.max()
@@ -78,9 +99,9 @@ def test_each_button_and_each_of_its_changes_has_a_map() -> None:
         for change in (HELD, PRESSED, RELEASED):
             action = at(3, 3)
             action.buttons[0, 0, button, change] = 2.0
-            shown = maps_of(action)[0, 0, STRIDE * STRIDE :].flatten(1).amax(1)
+            shown = maps_of(action)[0, 0, BUTTONS:].flatten(1).amax(1)
             assert torch.nonzero(shown).flatten().tolist() == [3 * button + change]
-            assert shown.max() > 1.0
+            assert shown.max() > GAIN
 
 
 @pytest.mark.parametrize("name", ["pointer", "buttons", "keys", "wheel", "axes"])

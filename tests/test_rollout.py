@@ -169,6 +169,18 @@ def test_networks_in_bfloat16_roll_out() -> None:
     assert (exact[:, 1] - rough[:, 1]).abs().mean() < 10
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun", "consistency"])
+def test_all_is_drawn_and_kept_on_the_device_of_the_model(sampler: str) -> None:
+    """The meta device stands for a GPU: operations that mix it with the CPU fail there as they would on one."""
+    world = tiny_world.world(dataclasses.replace(CARD, sampler=sampler, guidance_scale=1.5))
+    moved = dataclasses.replace(world, vae=world.vae.to("meta"), models={"student": world.models["student"].to("meta")})
+    session = WorldSession(moved, num_steps=2, batch=BATCH)
+    action = some_action(BATCH, CONTEXT + 2)
+    session.reset(some_frames(BATCH, CONTEXT), action[:, :CONTEXT].to("meta"))
+    for i in range(CONTEXT, CONTEXT + 2):
+        assert session.step(action[:, i : i + 1].to("meta")).device.type == "meta"
+
+
 def test_a_session_that_cannot_be_is_refused_in_a_line() -> None:
     world = tiny_world.world()
     with pytest.raises(ValueError, match="this world has no pupil; it has student, teacher"):

@@ -64,7 +64,7 @@ def denoiser(seed: int = 0, config: DenoiserConfig = DENOISER) -> Denoiser:
     torch.manual_seed(seed)
     built = config.build(SHAPE)
     for parameter in built.parameters():
-        nn.init.normal_(parameter, std=0.2)
+        nn.init.normal_(parameter, std=0.1)  # more, and rollouts of many frames run away
     return built.eval().requires_grad_(False)
 
 

@@ -16,6 +16,7 @@ class EncodeLatentsConfig:
     kind: Literal["encode_latents"] = "encode_latents"
     vae: str = "vae"  # folder of the stage that trained the tokenizer, under the root
     batch_frames: int = 64  # encoded at once
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the tokenizer while it encodes
 
     def build(self, root: Path, device: torch.device) -> "Encoder":
         return Encoder(self, root, device)
@@ -26,13 +27,15 @@ class Encoder:
         self.config, self.device = config, device
         self.vae, self.vae_hash = load_vae(root / config.vae / "weights", device)
         self.stride = self.vae.stride
+        self.dtype = getattr(torch, config.precision)
+        self.vae.to(self.dtype)
 
     @torch.inference_mode()
     def encode(self, video: np.ndarray) -> np.ndarray:
         """Raw latents (T, C, h, w) float16 of frames (T, H, W, 3) uint8: the posterior's mean, without its noise."""
         frames = torch.from_numpy(video).permute(0, 3, 1, 2).unsqueeze(0)
         parts = [
-            self.vae.encode(to_unit_range(part.to(self.device))).mean[0]
+            self.vae.encode(to_unit_range(part.to(self.device)).to(self.dtype)).mean[0]
             for part in frames.split(self.config.batch_frames, dim=1)
         ]
         return torch.cat(parts).to(torch.float16).cpu().numpy()
