@@ -34,9 +34,7 @@ def at(x: int, y: int) -> Action:
 
 
 def maps_of(action: Action) -> Tensor:
-    maps = small()(Given(action=action)).maps
-    assert maps is not None
-    return maps
+    return small().drawn(action)
 
 
 def test_shapes() -> None:
@@ -46,7 +44,8 @@ def test_shapes() -> None:
     assert condition.maps is not None
     assert condition.frames.shape == (2, 7, HIDDEN)
     assert condition.maps.shape == (2, 7, conditioner.num_maps, ROWS, COLUMNS)
-    assert conditioner.num_maps == BUTTONS + 3 * 2
+    assert conditioner.num_maps == conditioner.config.map_channels
+    assert maps_of(Action.idle(conditioner.space, 2, 7)).shape[2] == BUTTONS + 3 * 2
     assert condition.tokens is None
 
 

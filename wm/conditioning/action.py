@@ -18,6 +18,8 @@ from wm.config import config
 class ActionConditionerConfig:
     kind: Literal["action"] = "action"
     pointer_sigma: float = 1.5  # pixels, width of the bump that marks the pointer
+    map_width: int = 64  # channels between the two convolutions that the drawn maps pass
+    map_channels: int = 32  # M of Condition.maps
     map_gain: float = 6.0  # height of the bumps: a single marked pixel is a whisper among a patch of latents
     button_sigma: float = 12.0  # pixels, width of the bump that marks where a button acts
 
@@ -30,7 +32,8 @@ class ActionConditioner(nn.Module):
 
     The pointer is drawn at pixel resolution and folded into the latent grid, stride x stride channels, so that one linear
     layer can look up the exact pixel. On a wider bump follow its neighbourhood, the offset to it, which is smooth and
-    learned sooner, and for each button held, pressed and released, so that a click is an event at a place.
+    learned sooner, and for each button held, pressed and released, so that a click is an event at a place. Two small
+    convolutions read these drawings: what the pointer looks like is the same anywhere on the screen, and learned once.
     """
 
     def __init__(
@@ -47,7 +50,13 @@ class ActionConditioner(nn.Module):
         self.space = space
         self.stride, self.rows, self.columns = stride, rows, columns
         absolute = space.pointer == "absolute"
-        self.num_maps = stride * stride + 3 + 3 * len(space.buttons) if absolute else 0
+        self.num_maps = config.map_channels if absolute else 0
+        if absolute:
+            self.read = nn.Sequential(
+                nn.Conv2d(stride * stride + 3 + 3 * len(space.buttons), config.map_width, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(config.map_width, config.map_channels, 3, padding=1),
+            )
         width = 3 * (len(space.buttons) + len(space.keys)) + len(space.axes) + 2 + 2
         self.frames = nn.Sequential(nn.Linear(width, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
         self.nothing = nn.Parameter(torch.zeros(hidden_size))
@@ -57,7 +66,7 @@ class ActionConditioner(nn.Module):
         dtype = self.nothing.dtype
         controls = [action.buttons.flatten(2), action.keys.flatten(2), action.axes, action.wheel, action.pointer]
         frames = self.frames(torch.cat(controls, dim=-1).to(dtype))
-        return Condition(frames=frames, maps=self._maps(action, dtype) if self.num_maps else None)
+        return Condition(frames=frames, maps=self._read(action) if self.num_maps else None)
 
     def null(self, given: Given) -> Condition:
         batch, frames = self._action(given).pointer.shape[:2]
@@ -69,14 +78,20 @@ class ActionConditioner(nn.Module):
             raise ValueError("this model is conditioned on actions and none was given")
         return given.action
 
-    def _maps(self, action: Action, dtype: torch.dtype) -> Tensor:
+    def _read(self, action: Action) -> Tensor:
+        drawn = rearrange(self.drawn(action), "b t m h w -> (b t) m h w").to(self.nothing.dtype)
+        read = self.read(drawn.contiguous(memory_format=torch.channels_last))
+        return rearrange(read, "(b t) m h w -> b t m h w", b=len(action.pointer))
+
+    def drawn(self, action: Action) -> Tensor:
+        """(B, T, stride^2 + 3 + 3 buttons, H, W): the pointer's pixel, its bump, the offset to it, the buttons there."""
         height, width = self.rows * self.stride, self.columns * self.stride
         pixels = pointer_bump(action.pointer, height, width, self.config.pointer_sigma)
         folded = rearrange(pixels, "b t (h p) (w q) -> b t (p q) h w", p=self.stride, q=self.stride)
         place = pointer_bump(action.pointer, self.rows, self.columns, self.config.button_sigma / self.stride)
         buttons = action.buttons.flatten(2)[..., None, None] * place.unsqueeze(2)
         offset = pointer_offset(action.pointer, self.rows, self.columns) * place.unsqueeze(2)
-        return (self.config.map_gain * torch.cat([folded, place.unsqueeze(2), offset, buttons], dim=2)).to(dtype)
+        return self.config.map_gain * torch.cat([folded, place.unsqueeze(2), offset, buttons], dim=2)
 
 
 def pointer_bump(pointer: Tensor, rows: int, columns: int, sigma: float) -> Tensor:
