@@ -60,6 +60,8 @@ def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: in
     world = artifact.assemble(
         vae, weights, world=root.name, context_frames=settings.counts.context_frames, device=torch.device(device)
     )
+    for network in (world.vae, *world.models.values()):
+        network.to(getattr(torch, settings.precision))
     recordings = Dataset.open(root / settings.recordings)
     hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]
     return settings.build(

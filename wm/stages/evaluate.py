@@ -81,6 +81,7 @@ class EvaluateConfig:
     teacher: str | None = "dit"  # none where only a student is evaluated
     student: str | None = "distill"
     recordings: str = "recordings/heldout"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks while they are measured
     teacher_steps: tuple[int, ...] = (16,)
     student_steps: tuple[int, ...] = (1, 2, 4)
     vae_frames: int = 256
