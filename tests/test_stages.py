@@ -46,15 +46,16 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("kind", "changes", "share"),
+    ("kind", "changes", "rate", "share"),
     [
-        ("train_vae", {"critic_start": 100, "edge_weight": 0.0}, 0.5),
-        ("train_dit", {"drop_condition": 0.0}, 0.8),
-        ("distill", {"target_every": 100, "context_probability": 0.2, "guidance_scale": 1.5}, 0.8),
+        ("train_vae", {"critic_start": 100, "edge_weight": 0.0}, 5e-3, 0.5),
+        ("train_dit", {"drop_condition": 0.0}, 5e-3, 0.8),
+        # A student begins as its teacher, near its goal: larger steps would first lead away from it.
+        ("distill", {"target_every": 100, "context_probability": 0.2, "guidance_scale": 1.5}, 5e-4, 0.8),
     ],
 )
-def test_the_loss_falls(root: Path, kind: str, changes: dict, share: float, precision: str) -> None:
-    settings = dataclasses.replace(FAST, precision=precision)
+def test_the_loss_falls(root: Path, kind: str, changes: dict, rate: float, share: float, precision: str) -> None:
+    settings = dataclasses.replace(FAST, learning_rate=rate, precision=precision)
     stage = make(kind, context(root), settings, **changes)
     losses = [float(stage.step(batch(0, kind))["loss"]) for _ in range(20)]
     assert losses[-1] < share * losses[0], losses

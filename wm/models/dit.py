@@ -188,6 +188,7 @@ class DiT(nn.Module):
         nn.init.constant_(self.keep.bias, config.keep)
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
         self.leave = zero_initialised(nn.Linear(size, channels * area))
+        self.touch = zero_initialised(nn.Linear(size, area))
 
     def memory(self) -> Memory:
         """An empty memory; a new frame and its `window - 1` predecessors fill the window."""
@@ -209,7 +210,10 @@ class DiT(nn.Module):
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
-        change = unpatchify(self.leave(modulated(tokens, shift, scale)), self.config.patch_size, rows)
+        last = modulated(tokens, shift, scale)
+        # Where nothing happens the change should be none, which one factor says sooner than many weights that cancel.
+        touched = unpatchify(torch.sigmoid(self.touch(last)), self.config.patch_size, rows)
+        change = touched * unpatchify(self.leave(last), self.config.patch_size, rows)
         kept = self.keep(self.level(past_level[:, :, 0, 0, 0]))[..., None, None] * past.to(dtype)
         return change + kept + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
