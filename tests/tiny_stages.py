@@ -120,7 +120,9 @@ def parity(zero_stage: int, precision: str, root: Path, world: World) -> dict[st
     from wm.engine.zero import ZeroLearner
 
     found = {}
-    settings = LearnerConfig(**{**vars(FAST), "zero_stage": zero_stage, "precision": precision, "micro_batch_size": 1})
+    settings = LearnerConfig(
+        **{**vars(FAST), "learning_rate": 1e-3, "zero_stage": zero_stage, "precision": precision, "micro_batch_size": 1}
+    )
     # Wide enough that ZeRO 3 partitions some parameters and keeps others whole.
     wide = DenoiserConfig(dit=DiTConfig(hidden_size=192, depth=1, num_heads=2, patch_size=2, window=3))
     changes: dict[str, dict[str, Any]] = {
