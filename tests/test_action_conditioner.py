@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wm.batch import HELD, PRESSED, RELEASED, Action, ActionSpace, Given
 from wm.conditioning.action import ActionConditioner, ActionConditionerConfig, pointer_bump, pointer_offset
-from wm.conditioning.condition import Condition, dropped, joined
+from wm.conditioning.condition import Condition, dropped
 
 STRIDE, ROWS, COLUMNS, HIDDEN = 4, 3, 5, 8
 HEIGHT, WIDTH = ROWS * STRIDE, COLUMNS * STRIDE
@@ -44,7 +44,9 @@ def test_shapes() -> None:
     assert condition.maps is not None
     assert condition.frames.shape == (2, 7, HIDDEN)
     assert condition.maps.shape == (2, 7, conditioner.num_maps, ROWS, COLUMNS)
-    assert conditioner.num_maps == conditioner.config.map_channels
+    assert conditioner.num_maps == conditioner.config.map_channels + PIXELS
+    drawn = conditioner.drawn(some_action(2, 7))
+    assert torch.equal(condition.maps[:, :, -PIXELS:], drawn[:, :, :PIXELS]), "the pointer's pixel goes on as it is"
     assert maps_of(Action.idle(conditioner.space, 2, 7)).shape[2] == BUTTONS + 3 * 2
     assert condition.tokens is None
 
@@ -141,14 +143,6 @@ def test_dropping_takes_whole_samples() -> None:
         assert torch.equal(kept[[0, 2]], one[[0, 2]])
         assert torch.equal(kept[1], nothing[1])
     assert dropped(Condition(), Condition(), torch.tensor([True])) == Condition()
-
-
-def test_two_stretches_joined_are_the_whole() -> None:
-    conditioner, action = small(), some_action(2, 7)
-    whole = conditioner(Given(action=action))
-    both = joined(conditioner(Given(action=action[:, :4])), conditioner(Given(action=action[:, 4:])))
-    torch.testing.assert_close(both.frames, whole.frames)
-    torch.testing.assert_close(both.maps, whole.maps)
 
 
 def test_no_action_is_refused() -> None:

@@ -13,7 +13,17 @@ from tiny_stages import make_root, vae_hash
 from tiny_world import CARD, some_action, some_frames
 
 from wm import artifact
-from wm.artifact import ArtifactError, World, assemble, load, load_denoiser, load_vae, save, save_weights
+from wm.artifact import (
+    FORMAT_VERSION,
+    ArtifactError,
+    World,
+    assemble,
+    load,
+    load_denoiser,
+    load_vae,
+    save,
+    save_weights,
+)
 from wm.batch import Action
 from wm.rollout import WorldSession
 
@@ -83,15 +93,19 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path, folder: Path) -> None:
     (folder / "manifest.yaml").write_text("world: [")
     refused(lambda: load(folder), "manifest.yaml", "is not YAML")
     (folder / "manifest.yaml").write_text("name: other\n")
-    refused(lambda: load(folder), "manifest.yaml", "unknown field", "reads artifacts of format 1")
+    refused(lambda: load(folder), "manifest.yaml", "unknown field", f"reads artifacts of format {FORMAT_VERSION}")
 
 
 def test_another_version_is_refused(folder: Path) -> None:
     path = folder / "manifest.yaml"
-    path.write_text(path.read_text().replace("format_version: 1", "format_version: 2"))
-    refused(lambda: load(folder), "of format 2", "reads format 1", "export again")
+    path.write_text(
+        path.read_text().replace(f"format_version: {FORMAT_VERSION}", f"format_version: {FORMAT_VERSION + 1}")
+    )
+    refused(lambda: load(folder), f"of format {FORMAT_VERSION + 1}", f"reads format {FORMAT_VERSION}", "export again")
     path.write_text(path.read_text() + "novelty: 3\n")
-    refused(lambda: load(folder), "novelty: unknown field", "reads artifacts of format 1", "export again")
+    refused(
+        lambda: load(folder), "novelty: unknown field", f"reads artifacts of format {FORMAT_VERSION}", "export again"
+    )
 
 
 def test_the_tokenizer_and_the_models_must_belong_together(tmp_path: Path) -> None:

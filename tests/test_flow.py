@@ -11,11 +11,11 @@ from torch import Tensor
 from wm.config import ConfigError, from_dict, to_dict
 from wm.flow import (
     LEVEL_MARGIN,
-    ContextTargetLevels,
     Flow,
     FlowConfig,
     LevelsConfig,
     LogitNormalLevels,
+    RolloutLevels,
     ShiftedLevels,
     UniformLevels,
     draw_levels,
@@ -245,7 +245,7 @@ ALL_LEVELS: tuple[LevelsConfig, ...] = (
     UniformLevels(per_frame=False),
     LogitNormalLevels(mean=0.5, std=0.8),
     ShiftedLevels(shift=3.0),
-    ContextTargetLevels(context_probability=0.4, context_max=0.2, shift=2.0, pure_noise_fraction=0.25),
+    RolloutLevels(pure_noise_clips=0.0, pure_noise_frames=0.25, shift=2.0),
 )
 
 
@@ -273,14 +273,16 @@ def test_level_distributions_have_their_quantiles() -> None:
     torch.testing.assert_close(quantiles(LogitNormalLevels(mean=0.5, std=0.8)), logit, rtol=0, atol=0.01)
 
 
-def test_context_and_target_frames_come_in_their_shares() -> None:
-    config = ContextTargetLevels(context_probability=0.4, context_max=0.2, shift=1.0, pure_noise_fraction=0.25)
-    t = draw_levels(config, 0, 0, torch.arange(2000), frames=10)
-    assert float((t == 1).float().mean()) == pytest.approx(0.6 * 0.25, abs=0.01)
-    below = 0.4 + 0.6 * 0.75 * 0.2
-    assert float((t < 0.2).float().mean()) == pytest.approx(below, abs=0.012)
-    only = ContextTargetLevels(context_probability=0.0, pure_noise_fraction=0.0)
-    assert float(draw_levels(only, 0, 0, torch.arange(500), 10).min()) > 0
+def test_clips_and_frames_of_pure_noise_come_in_their_shares() -> None:
+    t = draw_levels(RolloutLevels(pure_noise_clips=0.3, pure_noise_frames=0.25), 0, 0, torch.arange(3000), frames=10)
+    whole = (t == 1).all(1)
+    assert float(whole.float().mean()) == pytest.approx(0.3, abs=0.025)
+    assert float((t[~whole] == 1).float().mean()) == pytest.approx(0.25, abs=0.015)
+    others = t[t < 1]
+    torch.testing.assert_close(
+        torch.quantile(others, torch.tensor([0.1, 0.5, 0.9])), torch.tensor([0.1, 0.5, 0.9]), rtol=0, atol=0.02
+    )
+    assert float(others.min()) > 0
 
 
 def test_neighbours_are_neighbours_of_the_grid() -> None:
@@ -299,5 +301,5 @@ def test_configs_round_trip_and_refuse() -> None:
         from_dict(FlowConfig, {"path": "straight"})
     with pytest.raises(ConfigError, match="std"):
         from_dict(LogitNormalLevels, {"std": 0.0})
-    with pytest.raises(ConfigError, match="context_max"):
-        from_dict(ContextTargetLevels, {"context_max": 1.5})
+    with pytest.raises(ConfigError, match="pure_noise_clips"):
+        from_dict(RolloutLevels, {"pure_noise_clips": 1.5})

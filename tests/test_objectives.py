@@ -57,6 +57,17 @@ def test_gradient_of_a_linear_model_agrees_with_the_formula(path: str, predictio
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)  # errors are taken in float32
 
 
+def test_a_huber_error_is_squared_near_the_target_and_linear_far_from_it() -> None:
+    flow, x, noise, t = make(), normal(0), normal(1), levels()
+    y = flow.target(x, noise, t)
+    off = [
+        float(flow_matching(flow, lambda *_, d=d: y + d, x, t, noise, huber=0.5)[0]) for d in (0.01, 0.02, 50.0, 100.0)
+    ]
+    assert off[1] / off[0] == pytest.approx(4, rel=0.01)
+    assert off[3] / off[2] == pytest.approx(2, rel=0.02)
+    assert off[0] == pytest.approx(0.01**2 / (2 * 0.5), rel=0.01)
+
+
 def test_masked_elements_have_no_gradient_and_weights_are_linear() -> None:
     flow, x, noise, t = make(), normal(0), normal(1), levels()
     weight = (normal(2)[:, :, :1] > 0).double()

@@ -145,3 +145,18 @@ def test_a_large_tokenizer_has_its_shapes_on_the_meta_device() -> None:
         latents = vae.encode(torch.empty(2, 3, 3, 384, 512)).mean
         assert latents.shape == (2, 3, 16, 48, 64)
         assert vae.decode(latents).shape == (2, 3, 3, 384, 512)
+
+
+@pytest.mark.parametrize(("kernel", "reached"), [(1, 1), (3, 9)])
+def test_an_encoder_of_kernel_1_looks_at_each_latents_own_pixels_only(kernel: int, reached: int) -> None:
+    torch.manual_seed(0)
+    vae = VideoVAEConfig(latent_channels=3, patch=4, widths=(10,), encoder_depth=1, encoder_kernel=kernel).build()
+    video = torch.rand(1, 1, 3, 20, 28)
+    other = video.clone()
+    other[..., 8:12, 12:16] = 1 - video[..., 8:12, 12:16]  # the pixels of latent (2, 3)
+    moved = (vae.encode(other).mean - vae.encode(video).mean).abs().amax(2)[0, 0] > 0
+    assert moved[2, 3]
+    if kernel == 1:
+        assert int(moved.sum()) == reached
+    else:
+        assert int(moved.sum()) >= reached

@@ -25,7 +25,7 @@ from wm.flow import FlowConfig
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
 from wm.models.vae import LatentScale, VideoVAE, VideoVAEConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the frame before is given, memories hold how frames began
 Start = tuple[Tensor, Action]  # frames (T, 3, H, W) uint8 with their actions (1, T): where a rollout can begin
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -319,28 +319,30 @@ class ShiftedLevels:
 
 
 @config
-class ContextTargetLevels:
-    """Each frame on its own is context (nearly clean) or target (any level, pure noise included)."""
+class RolloutLevels:
+    """As a rollout asks: the past went through the model as pure noise, a frame begins there and then comes down.
 
-    kind: Literal["context_target"] = "context_target"
-    context_probability: float = 0.5
-    context_max: float = 0.1  # context levels are uniform in [0, context_max)
-    shift: float = 1.0  # of the target levels, which lie in (0, 1]
-    pure_noise_fraction: float = 0.1  # of the targets, at exactly t = 1: where a rollout starts
+    All frames of some clips are pure noise; in the others each frame on its own is, or has any level.
+    """
+
+    kind: Literal["rollout"] = "rollout"
+    pure_noise_clips: float = 0.5  # share of clips
+    pure_noise_frames: float = 0.6  # share of the frames in the other clips
+    shift: float = 1.0  # of the levels of the other frames, which lie in (0, 1]
     per_frame: Literal[True] = True
 
     def __post_init__(self) -> None:
         _positive("shift", self.shift)
-        for name in ("context_probability", "context_max", "pure_noise_fraction"):
+        for name in ("pure_noise_clips", "pure_noise_frames"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
 
     def levels(self, u: Tensor) -> Tensor:
-        target = torch.where(u[1] < self.pure_noise_fraction, 1.0, shifted(1 - u[0], self.shift))
-        return torch.where(u[2] < self.context_probability, u[0] * self.context_max, target)
+        pure = (u[1] < self.pure_noise_frames) | (u[2, :, :1] < self.pure_noise_clips)
+        return torch.where(pure, 1.0, shifted(1 - u[0], self.shift))
 
 
-LevelsConfig = Annotated[UniformLevels | LogitNormalLevels | ShiftedLevels | ContextTargetLevels, Kind]
+LevelsConfig = Annotated[UniformLevels | LogitNormalLevels | ShiftedLevels | RolloutLevels, Kind]
 
 
 def _positive(name: str, value: float) -> None:

@@ -20,6 +20,7 @@ def flow_matching(
     noise: Tensor,  # like x
     weight: Tensor | None = None,  # broadcasts to x, such as (B, T, 1, H, W): what changed counts more, masks are 0
     level_weight: Callable[[Tensor], Tensor] | None = None,  # (B, T) levels -> (B, T) weights
+    huber: float = 0.0,  # width of the pseudo-Huber error; 0 is the squared error
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """(loss, metrics): squared error of the prediction (Lipman et al. 2023, arXiv:2210.02747, eq. 9; DDPM eq. 14).
 
@@ -29,7 +30,7 @@ def flow_matching(
     if level_weight is not None:
         at_level = level_weight(t).reshape((*t.shape, 1, 1, 1))
         weight = at_level if weight is None else weight * at_level
-    return _weighted(error.square(), weight, error)
+    return _weighted(_cost(error, huber), weight, error)
 
 
 def consistency_distillation(
@@ -59,13 +60,16 @@ def consistency_distillation(
         x_s = torch.where(moves, flow.step(clean, remaining, s), x_t)
         answer = flow.clean(x_s, target(x_s, s), s).float()
     error = (flow.clean(x_t, student(x_t, t), t).float() - answer) * moves
-    cost = error.square() if huber == 0 else pseudo_huber(error, huber)
-    return _weighted(cost, weight, error)
+    return _weighted(_cost(error, huber), weight, error)
 
 
 def pseudo_huber(error: Tensor, width: float) -> Tensor:
     """sqrt(e^2 + w^2) - w per element: squared below `width`, linear above (Song & Dhariwal 2023, arXiv:2310.14189)."""
     return torch.sqrt(error.square() + width**2) - width
+
+
+def _cost(error: Tensor, huber: float) -> Tensor:
+    return error.square() if huber == 0 else pseudo_huber(error, huber)
 
 
 def _weighted(cost: Tensor, weight: Tensor | None, error: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:

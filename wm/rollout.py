@@ -1,7 +1,8 @@
 """WorldSession: a trained model with the face of an environment. reset(frames), then step(action) -> frame.
 
-A new frame starts as noise and attends to what the model drew before, kept as keys and values in a Memory and shown at
-the small noise level that training used. Frames go on in latent space; pixels are decoded for the eye only.
+A new frame starts as noise, joined to the frame before it at the small noise level that training used, and attends to how
+the frames before began, kept as keys and values in a Memory: each holds its action and, in turn, the frame before it. So
+what a frame costs is its own steps alone. Frames go on in latent space; pixels are decoded for the eye only.
 """
 
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from wm.artifact import World
 from wm.batch import Action, Given
-from wm.conditioning.condition import Condition, joined
+from wm.conditioning.condition import Condition
 from wm.flow import Predict, draw_noise, time_grid
 from wm.models.denoiser import Denoiser
+from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
 from wm.samplers import consistency, euler, guided, heun
 
@@ -53,9 +55,11 @@ class WorldSession:
         taken = self._taken(action, frames.shape[1])
         x = self.scale.normalised(self.world.vae.encode(to_unit_range(frames.to(self.device))).mean)
         self.frame = 0
+        shown, level = self._shown(x)
         for dreamer in self._dreamers():
-            dreamer.begin()
-        self._remember(x, taken)
+            dreamer.see(self._start(x.shape[1]), Past.of(shown, level), Given(action=taken))
+        self.past = Past(shown[:, -1:], level[:, -1:])
+        self.frame = x.shape[1]
         return self._decoded(x[:, -1:]).to(action.pointer.device)
 
     @torch.inference_mode()
@@ -70,28 +74,32 @@ class WorldSession:
             raise ValueError("nothing to go on from: reset comes before step")
         taken = self._taken(action, 1)
         given = Given(action=taken)
-        predict = self.dreamer.predictor(given)
+        predict = self.dreamer.predictor(self.past, given)
         if self.null_dreamer is not None:
-            predict = guided(predict, self.null_dreamer.predictor(given), self.card.guidance_scale)
-        noise = self._noise("noise")
-        start = self.flow.noised(torch.zeros_like(noise), noise, torch.ones(noise.shape[:2], device=self.device))
+            predict = guided(predict, self.null_dreamer.predictor(self.past, given), self.card.guidance_scale)
         match self.card.sampler:
             case "consistency":
-                x = consistency(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
+                x = consistency(self.flow, predict, self._start(1), self.times, lambda i: self._noise(f"fresh {i}"))
             case "heun":
-                x = heun(self.flow, predict, start, self.times)
+                x = heun(self.flow, predict, self._start(1), self.times)
             case "euler":
-                x = euler(self.flow, predict, start, self.times)
-        self._remember(x, taken)
+                x = euler(self.flow, predict, self._start(1), self.times)
+        for dreamer in self._dreamers():
+            dreamer.memory.commit()
+        self.past = Past(*self._shown(x))
+        self.frame += 1
         return x
 
-    def _remember(self, x: Tensor, action: Action) -> None:
+    def _start(self, num_frames: int) -> Tensor:
+        """Pure noise, (B, num_frames, C, h, w): where the next frames begin."""
+        noise = torch.cat([self._noise("noise", later) for later in range(num_frames)], dim=1)
+        return self.flow.noised(torch.zeros_like(noise), noise, torch.ones(noise.shape[:2], device=self.device))
+
+    def _shown(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The next frames as each is shown to the one after it, and at which level (B, T)."""
         level = torch.full(x.shape[:2], self.card.context_level, device=self.device)
         noise = [self._noise("context", later) for later in range(x.shape[1])]
-        x_t = self.flow.noised(x, torch.cat(noise, dim=1), level)
-        for dreamer in self._dreamers():
-            dreamer.remember(x_t, level, Given(action=action))
-        self.frame += x.shape[1]
+        return self.flow.noised(x, torch.cat(noise, dim=1), level), level
 
     def _taken(self, action: Action, num_frames: int) -> Action:
         """`action` on the model's device; ValueError where it is not one a rollout and frame."""
@@ -118,32 +126,26 @@ class _Dreamer:
 
     def __init__(self, denoiser: Denoiser, condition: Callable[[Given], Condition]) -> None:
         self.denoiser, self.condition = denoiser, condition
-        self.begin()
+        self.memory = denoiser.dit.memory()
 
-    def begin(self) -> None:
+    def see(self, start: Tensor, past: Past, given: Given) -> None:
+        """Forget, then take in frames by what led to them; `start` is pure noise, as where they would have begun."""
         self.memory = self.denoiser.dit.memory()
-        self.waiting: tuple[Tensor, Tensor, Condition] | None = None
+        self.denoiser.dit(start, torch.ones_like(past.level), past, self.condition(given), self.memory)
+        self.memory.hold()
+        self.memory.commit()
 
-    def remember(self, x_t: Tensor, level: Tensor, given: Given) -> None:
-        """Take in past frames; they go through the model with the first call for the frame after, which spares a pass."""
-        if self.waiting is not None:
-            self.denoiser.dit(*self.waiting, memory=self.memory)
-            self.memory.commit(self.waiting[0].shape[1])
-        self.waiting = x_t, level, self.condition(given)
-
-    def predictor(self, given: Given) -> Predict:
-        """predict(x_t, t) for the next frame, whose action is `given`."""
+    def predictor(self, past: Past, given: Given) -> Predict:
+        """predict(x_t, t) for the next frame, whose action is `given`; the first call, on pure noise, is to remember."""
         condition = self.condition(given)
+        is_first = True
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            if self.waiting is None:
-                return self.denoiser.dit(x_t, t, condition, memory=self.memory)
-            past_x, past_level, past_condition = self.waiting
-            num_past = past_x.shape[1]
-            both = joined(past_condition, condition)
-            y = self.denoiser.dit(torch.cat([past_x, x_t], 1), torch.cat([past_level, t], 1), both, memory=self.memory)
-            self.memory.commit(num_past)
-            self.waiting = None
-            return y[:, num_past:]
+            nonlocal is_first
+            y = self.denoiser.dit(x_t, t, past, condition, self.memory)
+            if is_first:
+                self.memory.hold()
+                is_first = False
+            return y
 
         return predict

@@ -17,10 +17,10 @@ from wm.config import config
 @config
 class ActionConditionerConfig:
     kind: Literal["action"] = "action"
-    pointer_sigma: float = 1.5  # pixels, width of the bump that marks the pointer
+    pointer_sigma: float = 0.4  # pixels, width of the bump that marks the pointer's own pixel
     map_width: int = 64  # channels between the two convolutions that the drawn maps pass
-    map_channels: int = 32  # M of Condition.maps
-    map_gain: float = 6.0  # height of the bumps: a single marked pixel is a whisper among a patch of latents
+    map_channels: int = 32  # that come out of them
+    map_gain: float = 20.0  # height of the bumps: a single marked pixel is a whisper among a patch of latents
     button_sigma: float = 12.0  # pixels, width of the bump that marks where a button acts
 
     def build(self, space: ActionSpace, hidden_size: int, stride: int, rows: int, columns: int) -> "ActionConditioner":
@@ -33,7 +33,8 @@ class ActionConditioner(nn.Module):
     The pointer is drawn at pixel resolution and folded into the latent grid, stride x stride channels, so that one linear
     layer can look up the exact pixel. On a wider bump follow its neighbourhood, the offset to it, which is smooth and
     learned sooner, and for each button held, pressed and released, so that a click is an event at a place. Two small
-    convolutions read these drawings: what the pointer looks like is the same anywhere on the screen, and learned once.
+    convolutions read these drawings: what the pointer looks like is the same anywhere on the screen, and learned once. The
+    pointer's pixel is handed on as it is too, for what is to be drawn exactly there.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ActionConditioner(nn.Module):
         self.space = space
         self.stride, self.rows, self.columns = stride, rows, columns
         absolute = space.pointer == "absolute"
-        self.num_maps = config.map_channels if absolute else 0
+        self.num_maps = config.map_channels + stride * stride if absolute else 0
         if absolute:
             self.read = nn.Sequential(
                 nn.Conv2d(stride * stride + 3 + 3 * len(space.buttons), config.map_width, 3, padding=1),
@@ -81,6 +82,7 @@ class ActionConditioner(nn.Module):
     def _read(self, action: Action) -> Tensor:
         drawn = rearrange(self.drawn(action), "b t m h w -> (b t) m h w").to(self.nothing.dtype)
         read = self.read(drawn.contiguous(memory_format=torch.channels_last))
+        read = torch.cat([read, drawn[:, : self.stride**2]], dim=1)
         return rearrange(read, "(b t) m h w -> b t m h w", b=len(action.pointer))
 
     def drawn(self, action: Action) -> Tensor:

@@ -43,12 +43,3 @@ def dropped(condition: Condition, null: Condition, keep: Tensor) -> Condition:
         frames=_choose(keep, condition.frames, null.frames),
         maps=_choose(keep, condition.maps, null.maps),
     )
-
-
-def joined(first: Condition, second: Condition) -> Condition:
-    """The condition of two stretches of frames as that of one; what belongs to the whole clip is taken from the second."""
-
-    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return b if a is None or b is None else torch.cat([a, b], dim=1)
-
-    return Condition(second.tokens, second.mask, join(first.frames, second.frames), join(first.maps, second.maps))

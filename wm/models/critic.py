@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wm.config import config
-from wm.models.vae import Fold, ResidualBlock
+from wm.nn.convolution import Fold, ResidualBlock
 
 
 @config

@@ -6,7 +6,7 @@ from wm.batch import ActionSpace, Given
 from wm.conditioning.action import ActionConditionerConfig
 from wm.conditioning.condition import Condition, dropped
 from wm.config import config
-from wm.models.dit import DiTConfig, Memory
+from wm.models.dit import DiTConfig, Memory, Past
 
 
 @config
@@ -30,7 +30,7 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """x_t (B, T, C, H, W) at levels t (B, T), with what was given -> prediction (B, T, C, H, W)."""
+    """x_t (B, T, C, H, W) at levels t (B, T) after its Past, with what was given -> prediction (B, T, C, H, W)."""
 
     def __init__(self, config: DenoiserConfig, shape: WorldShape) -> None:
         super().__init__()
@@ -49,6 +49,12 @@ class Denoiser(nn.Module):
         return self.conditioner.null(given)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, given: Given, keep: Tensor | None = None, memory: Memory | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        past: Past,
+        given: Given,
+        keep: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        return self.dit(x_t, t, self.condition(given, keep), memory)
+        return self.dit(x_t, t, past, self.condition(given, keep), memory)

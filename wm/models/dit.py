@@ -4,6 +4,7 @@ Peebles & Xie 2023 over video: in each block each position attends to itself in 
 one frame attend to each other, then a feed-forward layer. Every frame has its own noise level and its own modulation.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from wm.conditioning.condition import Condition
 from wm.config import config
+from wm.models.hourglass import Down, Up
 from wm.nn.attention import attend
-from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, patchify, unpatchify, zero_initialised
+from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
 from wm.nn.rope import apply_rope, frame_angles, grid_angles
 
 
@@ -21,15 +23,14 @@ class Memory:
     """Keys and values of past frames, a layer a pair (B * N, heads, T, head_dim), at most `limit` frames.
 
     Keys are kept without position: what a frame's age is changes with every step, so positions are given at reading.
-    `last` is the newest of the frames as it went in, which the next one is joined to.
+    Forwards with the same memory do not see each other until one of them is kept.
     """
 
     def __init__(self, depth: int, limit: int) -> None:
         self.limit = limit
         self.frames: list[tuple[Tensor, Tensor] | None] = [None] * depth
         self.pending: list[tuple[Tensor, Tensor] | None] = [None] * depth
-        self.last: Tensor | None = None
-        self.pending_frames: Tensor | None = None
+        self.held: list[tuple[Tensor, Tensor] | None] = [None] * depth
 
     def __len__(self) -> int:
         first = self.frames[0]
@@ -43,16 +44,16 @@ class Memory:
             return key, value
         return torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
 
-    def commit(self, num_frames: int) -> None:
-        """Keep the first `num_frames` of the last forward, forgetting the oldest beyond the limit."""
-        assert self.pending_frames is not None, "commit follows a forward"
-        self.last = self.pending_frames[:, num_frames - 1 : num_frames]
-        for layer, pending in enumerate(self.pending):
-            assert pending is not None, "commit follows a forward"
-            new = pending[0][:, :, :num_frames], pending[1][:, :, :num_frames]
-            past = self.frames[layer]
-            joined = new if past is None else (torch.cat([past[0], new[0]], 2), torch.cat([past[1], new[1]], 2))
-            self.frames[layer] = joined[0][:, :, -self.limit :], joined[1][:, :, -self.limit :]
+    def hold(self) -> None:
+        """Set the frames of the last forward aside for `commit`."""
+        self.held = list(self.pending)
+
+    def commit(self) -> None:
+        """Remember the frames that were set aside, forgetting the oldest beyond the limit."""
+        for layer, held in enumerate(self.held):
+            assert held is not None, "commit follows hold, and hold a forward"
+            key, value = self.extended(layer, *held)
+            self.frames[layer] = key[:, :, -self.limit :], value[:, :, -self.limit :]
 
 
 class Attention(nn.Module):
@@ -78,23 +79,25 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention back in time, attention in the frame, feed-forward: (B, T, N, D) -> the same.
+    """Attention back in time in some, attention in the frame, feed-forward: (B, T, N, D) -> the same.
 
     Time comes first: a new frame is noise until it has looked at the one before, and has nothing to tell its tokens.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str, looks_back: bool) -> None:
         super().__init__()
         self.space = Attention(hidden_size, num_heads, backend)
-        self.time = Attention(hidden_size, num_heads, backend)
+        self.time = Attention(hidden_size, num_heads, backend) if looks_back else None
         self.mlp = MLP(hidden_size, mlp_ratio)
         # One modulation network serves all blocks; a block adds its own constant (Chen et al. 2023, adaLN-single).
-        self.modulation = nn.Parameter(torch.zeros(9 * hidden_size))
+        self.modulation = nn.Parameter(torch.zeros((9 if looks_back else 6) * hidden_size))
 
     def forward(self, x: Tensor, modulation: Tensor, layer: int, view: "View") -> Tensor:
-        parts = (modulation + self.modulation).unsqueeze(2).chunk(9, dim=-1)
-        time, space, feed = Modulation(*parts[:3]), Modulation(*parts[3:6]), Modulation(*parts[6:])
-        x = time.leave(x, self._time(time.enter(x), layer, view))
+        """`layer` is the number of the layer of the memory, for the blocks that look back."""
+        parts = (modulation[..., : len(self.modulation)] + self.modulation).unsqueeze(2)
+        feed, space, *time = (Modulation(*part.chunk(3, dim=-1)) for part in parts.split(3 * x.shape[-1], dim=-1))
+        if self.time is not None:
+            x = time[0].leave(x, self._time(self.time, time[0].enter(x), layer, view))
         x = space.leave(x, self._space(space.enter(x), view))
         return feed.leave(x, self.mlp(feed.enter(x)))
 
@@ -104,14 +107,14 @@ class Block(nn.Module):
         query, key = apply_rope(query, view.grid), apply_rope(key, view.grid)
         return rearrange(self.space.attend(query, key, value), "(b t) n d -> b t n d", b=batch)
 
-    def _time(self, x: Tensor, layer: int, view: "View") -> Tensor:
+    def _time(self, time: Attention, x: Tensor, layer: int, view: "View") -> Tensor:
         batch = x.shape[0]
-        query, key, value = self.time.project(rearrange(x, "b t n d -> (b n) t d"))
+        query, key, value = time.project(rearrange(x, "b t n d -> (b n) t d"))
         if view.memory is not None:
             key, value = view.memory.extended(layer, key, value)
         query = apply_rope(query, view.frames[-query.shape[2] :])
         key = apply_rope(key, view.frames)
-        return rearrange(self.time.attend(query, key, value, view.mask), "(b n) t d -> b t n d", b=batch)
+        return rearrange(time.attend(query, key, value, view.mask), "(b n) t d -> b t n d", b=batch)
 
 
 class View:
@@ -131,20 +134,21 @@ def window_mask(num_queries: int, num_keys: int, window: int, device: torch.devi
     return (key <= query) & (query - key < window)
 
 
-def preceding(x_t: Tensor, t: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
-    """For each frame the one before it (B, T, C, H, W) and that one's level (B, T, 1, H, W); before the first, 0 at level 1.
+@dataclass(frozen=True)
+class Past:
+    """For each frame the one before it as it is shown, and at which level; before the first, nothing at level 1.
 
-    Most of a screen stays: joined to a frame's own channels, it can be copied without any attention.
+    Most of a screen stays: joined to a frame's own channels, the one before can be copied without any attention.
     """
-    levels = t.to(x_t.dtype).view(*t.shape, 1, 1, 1).expand(-1, -1, 1, *x_t.shape[-2:])
-    frames = torch.cat([x_t, levels], dim=2)
-    first = torch.zeros_like(frames[:, :1])
-    first[:, :, -1] = 1.0
-    if memory is not None:
-        memory.pending_frames = frames
-        first = first if memory.last is None else memory.last
-    past = torch.cat([first, frames[:, :-1]], dim=1)
-    return past[:, :, :-1], past[:, :, -1:]
+
+    x_t: Tensor  # (B, T, C, H, W)
+    level: Tensor  # (B, T)
+
+    @classmethod
+    def of(cls, x_t: Tensor, level: Tensor) -> "Past":
+        """The past of a clip whose frames are shown as `x_t` (B, T, C, H, W) at `level` (B, T)."""
+        x_t = torch.cat([torch.zeros_like(x_t[:, :1]), x_t[:, :-1]], dim=1)
+        return cls(x_t, torch.cat([torch.ones_like(level[:, :1]), level[:, :-1]], dim=1))
 
 
 @config
@@ -154,7 +158,10 @@ class DiTConfig:
     num_heads: int = 4
     mlp_ratio: float = 4.0
     patch_size: int = 2
+    stamps: int = 4  # pictures that are drawn where the maps say, such as the cursor's shapes; 0 for none
+    time_every: int = 1  # every so manieth block looks back in time, the first one always
     window: int = 16  # frames that a frame attends to, itself included
+    widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     keep: float = 0.0  # how much of the frame before the output starts with; 1 suits x-prediction of screens
     attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
 
@@ -170,51 +177,57 @@ class DiTConfig:
 
 
 class DiT(nn.Module):
-    """x_t (B, T, C, H, W) at levels t (B, T) under a Condition -> prediction (B, T, C, H, W)."""
+    """x_t (B, T, C, H, W) at levels t (B, T) after its Past, under a Condition -> prediction (B, T, C, H, W)."""
 
     def __init__(self, config: DiTConfig, channels: int, num_maps: int) -> None:
         super().__init__()
         self.config = config
-        size, area = config.hidden_size, config.patch_size**2
+        size = config.hidden_size
         self.num_maps = num_maps
-        self.enter = nn.Linear((2 * channels + 1 + num_maps) * area, size)
-        self.level = LevelEmbedding(size)
+        joined = 2 * channels + num_maps
+        self.down = Down(joined, config.widths, config.patch_size, size)
+        self.level, self.past_level = LevelEmbedding(size), LevelEmbedding(size)
         self.modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 9 * size)))
         self.blocks = nn.ModuleList(
-            Block(size, config.num_heads, config.mlp_ratio, config.attention) for _ in range(config.depth)
+            Block(size, config.num_heads, config.mlp_ratio, config.attention, looks_back=i % config.time_every == 0)
+            for i in range(config.depth)
         )
         self.keep = zero_initialised(nn.Linear(size, channels))
         self.trust = zero_initialised(nn.Linear(size, channels))
         nn.init.constant_(self.keep.bias, config.keep)
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
-        self.leave = zero_initialised(nn.Linear(size, channels * area))
-        self.touch = zero_initialised(nn.Linear(size, area))
+        self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps)
 
     def memory(self) -> Memory:
         """An empty memory; a new frame and its `window - 1` predecessors fill the window."""
-        return Memory(self.config.depth, self.config.window - 1)
+        return Memory(-(-self.config.depth // self.config.time_every), self.config.window - 1)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        past: Past,
+        condition: Condition,
+        memory: Memory | None = None,
+    ) -> Tensor:
         rows = self._rows(x_t)
-        dtype = self.enter.weight.dtype
-        past, past_level = preceding(x_t, t, memory)
-        parts = [x_t, past, past_level, *([] if condition.maps is None else [condition.maps])]
-        joined = torch.cat([part.to(dtype) for part in parts], dim=2)
-        tokens = self.enter(patchify(joined, self.config.patch_size))
-        state = self.level(t)
+        dtype = self.keep.weight.dtype
+        maps = [] if condition.maps is None else [condition.maps]
+        joined = torch.cat([part.to(dtype) for part in (x_t, past.x_t, *maps)], dim=2)
+        state = self.level(t) + self.past_level(past.level)
         if condition.frames is not None:
             state = state + condition.frames
+        tokens, levels = self.down(joined, state)
+        if condition.frames is not None:
             tokens = tokens + condition.frames.unsqueeze(2)
         view = self._view(x_t, rows, memory)
         modulation = self.modulation(state)
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, layer, view)
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation, i // self.config.time_every, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
         last = modulated(tokens, shift, scale)
-        # Where nothing happens the change should be none, which one factor says sooner than many weights that cancel.
-        touched = unpatchify(torch.sigmoid(self.touch(last)), self.config.patch_size, rows)
-        change = touched * unpatchify(self.leave(last), self.config.patch_size, rows)
-        kept = self.keep(self.level(past_level[:, :, 0, 0, 0]))[..., None, None] * past.to(dtype)
+        change = self.up(last, levels, rows, None if condition.maps is None else condition.maps.to(dtype))
+        kept = self.keep(self.past_level(past.level))[..., None, None] * past.x_t.to(dtype)
         return change + kept + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
     def _rows(self, x_t: Tensor) -> int:

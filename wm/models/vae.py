@@ -5,13 +5,14 @@ A screen changes with every input event, so a frame keeps a latent of its own (t
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from wm.config import config
+from wm.nn.convolution import ChannelNorm, Fold, ResidualBlock, Unfold
 
 FIRST_LOGVAR = -6.0
 
@@ -32,70 +33,11 @@ class Posterior:
         return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
 
 
-class ChannelNorm(nn.Module):
-    """Each position of (B, C, H, W) normalised over its channels: a frame's edge never dims its far corner.
-
-    On channels-last tensors this is a layer norm over contiguous rows; a group norm costs five times as much on a CPU.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.permute(0, 2, 3, 1)
-        return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias).permute(0, 3, 1, 2)
-
-
-class ResidualBlock(nn.Module):
-    """(B, C, H, W) -> the same: a 3x3 convolution to twice the width and back (fused MBConv, Tan & Le 2021).
-
-    One wide nonlinearity learned screens faster than two 3x3 convolutions of the same cost.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            ChannelNorm(channels),
-            nn.Conv2d(channels, 2 * channels, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(2 * channels, channels, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
-
-
-class Fold(nn.Module):
-    """(B, C, H, W) -> (B, size^2 C, H / size, W / size), kept channels-last, which torch's PixelUnshuffle does not."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = rearrange(x, "b c (h p) (w q) -> b h w (p q c)", p=self.size, q=self.size)
-        return rows.permute(0, 3, 1, 2)
-
-
-class Unfold(nn.Module):
-    """The inverse of Fold."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = rearrange(x, "b (p q c) h w -> b (h p) (w q) c", p=self.size, q=self.size)
-        return rows.permute(0, 3, 1, 2)
-
-
-def encoder_layers(widths: tuple[int, ...], depth: int, patch: int, out_channels: int) -> nn.Sequential:
+def encoder_layers(widths: tuple[int, ...], depth: int, patch: int, kernel: int, out_channels: int) -> nn.Sequential:
     """(B, 3, H, W) -> (B, out_channels, H / stride, W / stride): fold, then residual blocks and halvings."""
-    layers: list[nn.Module] = [Fold(patch), nn.Conv2d(3 * patch * patch, widths[0], 3, padding=1)]
+    layers: list[nn.Module] = [Fold(patch), nn.Conv2d(3 * patch * patch, widths[0], kernel, padding=kernel // 2)]
     for width, wider in zip(widths, (*widths[1:], None), strict=True):
-        layers += [ResidualBlock(width) for _ in range(depth)]
+        layers += [ResidualBlock(width, kernel) for _ in range(depth)]
         if wider is not None:
             layers += [Fold(2), nn.Conv2d(4 * width, wider, 1)]
     layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], out_channels, 1)]
@@ -120,6 +62,8 @@ class VideoVAEConfig:
     widths: tuple[int, ...] = (96, 192)  # one per resolution; each after the first halves it
     encoder_depth: int = 1  # residual blocks per resolution
     decoder_depth: int = 1
+    # 1: a latent sees its own pixels and no others, so that where the screen stays, its latents stay exactly.
+    encoder_kernel: Literal[1, 3] = 3
 
     @property
     def stride(self) -> int:
@@ -138,7 +82,9 @@ class VideoVAE(nn.Module):
         self.config = config
         self.stride = config.stride
         self.latent_channels = config.latent_channels
-        self.encoder = encoder_layers(config.widths, config.encoder_depth, config.patch, 2 * config.latent_channels)
+        self.encoder = encoder_layers(
+            config.widths, config.encoder_depth, config.patch, config.encoder_kernel, 2 * config.latent_channels
+        )
         self.decoder = decoder_layers(config.widths, config.decoder_depth, config.patch, config.latent_channels)
 
     def encode(self, video: Tensor) -> Posterior:

@@ -1,11 +1,10 @@
-"""Layers that models share: modulation, feed-forward, level embedding, patches."""
+"""Layers that models share: modulation, feed-forward, level embedding."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -58,16 +57,6 @@ class LevelEmbedding(nn.Module):
         angles = 1000.0 * t.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.layers(waves.to(next(self.parameters()).dtype))
-
-
-def patchify(x: Tensor, size: int) -> Tensor:
-    """(B, T, C, H, W) -> tokens (B, T, N, C * size * size), rows first."""
-    return rearrange(x, "b t c (h p) (w q) -> b t (h w) (c p q)", p=size, q=size)
-
-
-def unpatchify(tokens: Tensor, size: int, rows: int) -> Tensor:
-    """The inverse of `patchify`; `rows` is the number of token rows."""
-    return rearrange(tokens, "b t (h w) (c p q) -> b t c (h p) (w q)", p=size, q=size, h=rows)
 
 
 def zero_initialised(layer: nn.Linear) -> nn.Linear:

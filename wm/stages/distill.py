@@ -1,8 +1,8 @@
 """Distil the teacher into a student of one to four steps: causal consistency distillation, guidance baked in.
 
 The student's clean answer at level t must be the one that its average gives a teacher's step nearer to data (Song et al.
-2023, 2303.01469, algorithm 2; Luo et al. 2023, 2310.04378, for the guided step). Frames drawn as context keep their level
-and carry no loss, so the student learns to draw a frame after clean ones, as in a rollout.
+2023, 2303.01469, algorithm 2; Luo et al. 2023, 2310.04378, for the guided step). Some frames rest: they stay pure noise
+and carry no loss, so that the others have the past that a rollout remembers.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from wm.samplers import guided
 from wm.stages.context import StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.stages.frozen import FrozenModule
-from wm.stages.train_dit import change_weight
+from wm.stages.train_dit import change_weight, shown_past
 
 
 @config
@@ -38,8 +38,8 @@ class DistillConfig:
     num_intervals: int = 16  # of the time grid that a teacher's step spans
     shift: float = 1.0  # of that grid: above 1 more of it lies near noise
     guidance_scale: float = 1.0  # of the teacher, which the student then has without a second call
-    context_probability: float = 0.5
-    context_max: float = 0.1  # levels of context frames lie below it
+    resting_frames: float = 0.5  # share of frames that stay pure noise and carry no loss, as the past of the others
+    past_max: float = 0.2  # levels below it, at which the frame before is shown
     change_weight: float = 5.0
     huber: float = 0.0  # width of the pseudo-Huber error; 0 is the squared error
     target_every: int = 1  # steps after which the target network takes the student's average
@@ -80,7 +80,8 @@ class Distill:
         x = self.scale.normalised(batch.latents)
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         t, s = self._levels(batch, x.shape[1])
-        given = {"given": batch.given}
+        past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
+        given = {"past": past, "given": batch.given}
         nothing = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
         teacher = guided(
             partial(self.teacher, **given), partial(self.teacher, **given, keep=nothing), self.config.guidance_scale
@@ -110,13 +111,11 @@ class Distill:
         return {"parameters": sum(value.numel() for value in weights.values())}
 
     def _levels(self, batch: Batch, frames: int) -> tuple[Tensor, Tensor]:
-        """(t, s) (B, T): neighbours on the grid in target frames, the same small level twice in context frames."""
+        """(t, s) (B, T): neighbours on the grid, or pure noise twice in the frames that rest."""
         t, s = draw_neighbours(self.times, self.seed, batch.step, batch.index, frames)
-        which, level = draw_uniform((2, frames), self.seed, batch.step, batch.index, stream="context").unbind(1)
-        is_context = which < self.config.context_probability
-        level = level * self.config.context_max
+        rests = draw_uniform((frames,), self.seed, batch.step, batch.index, stream="rest") < self.config.resting_frames
         device = self.context.device
-        return torch.where(is_context, level, t).to(device), torch.where(is_context, level, s).to(device)
+        return t.masked_fill(rests, 1.0).to(device), s.masked_fill(rests, 1.0).to(device)
 
     def _refuse_other_latents(self) -> None:
         latents = self.context.facts.latents

@@ -12,8 +12,9 @@ from wm.batch import Batch
 from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
-from wm.flow import ContextTargetLevels, FlowConfig, LevelsConfig, draw_levels, draw_noise, draw_uniform
+from wm.flow import Flow, FlowConfig, LevelsConfig, RolloutLevels, draw_levels, draw_noise, draw_uniform
 from wm.models.denoiser import DenoiserConfig, WorldShape
+from wm.models.dit import Past
 from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
 from wm.stages.context import DatasetFacts, StageContext, is_first_rank
@@ -26,12 +27,16 @@ class TrainDiTConfig:
     vae: str = "vae"  # folder of the tokenizer under the root, to draw pictures for the log
     denoiser: DenoiserConfig = DenoiserConfig()
     flow: FlowConfig = FlowConfig()
-    levels: LevelsConfig = ContextTargetLevels()
+    levels: LevelsConfig = RolloutLevels()
     learner: LearnerConfig = LearnerConfig()
     level_power: float = 1.0  # errors of the prediction count t^level_power: near data a velocity is mostly noise
+    huber: float = (
+        0.0  # width of the pseudo-Huber error, which a screen's rare events do not rule; 0 is the squared error
+    )
     change_weight: float = 5.0  # how much more a latent counts that differs from the frame before
     drop_condition: float = 0.05  # share of clips trained without condition, for guidance
     context_level: float = 0.05  # at which a rollout shows past frames
+    past_max: float = 0.2  # levels below it, at which the frame before is shown
     num_steps: int = 16  # of a rollout
     shift: float = 1.0  # of its time grid
     guidance_scale: float = 1.0  # of a rollout
@@ -63,12 +68,15 @@ class TrainDiT:
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         kept = draw_uniform((), self.seed, batch.step, batch.index, stream="drop") >= self.config.drop_condition
         keep = kept.to(x.device)
+        past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x_t, t, batch.given, keep)
+            return self.denoiser(x_t, t, past, batch.given, keep)
 
         weight = change_weight(x, self.config.change_weight)
-        return flow_matching(self.flow, predict, x, t, noise, weight, lambda t: t**self.config.level_power)
+        return flow_matching(
+            self.flow, predict, x, t, noise, weight, lambda t: t**self.config.level_power, self.config.huber
+        )
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -112,6 +120,16 @@ def world_of(facts: DatasetFacts) -> tuple[WorldShape, LatentScale]:
         stride=latents.stride,
     )
     return shape, LatentScale(latents.mean, latents.std)
+
+
+def shown_past(flow: Flow, x: Tensor, highest: float, seed: int, batch: Batch) -> Past:
+    """The past of each frame of `x` (B, T, C, H, W) at random small levels, whatever level the frame itself has.
+
+    So every frame of a clip is learned as a rollout will ask for it, after a frame that is nearly clean.
+    """
+    level = highest * draw_uniform(x.shape[1:2], seed, batch.step, batch.index, stream="past level").to(x.device)
+    noise = draw_noise(x.shape[1:], seed, batch.step, batch.index, x.device, stream="past")
+    return Past.of(flow.noised(x, noise, level), level)
 
 
 def change_weight(x: Tensor, weight: float, threshold: float = 0.25) -> Tensor:

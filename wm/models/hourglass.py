@@ -1,0 +1,115 @@
+"""Convolutions around the tokens of a DiT: down from latents to tokens, and up again with what was passed over.
+
+A token stands for many latents, and one linear layer would learn what a cursor looks like at each place in it apart;
+convolutions learn it once. As a U-Net (Ronneberger et al. 2015) whose innermost level is the transformer (Hoogeboom et al.
+2023, 2301.11093, section 2.3).
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from wm.nn.convolution import ChannelNorm, Fold, ResidualBlock, Unfold
+from wm.nn.layers import zero_initialised
+
+
+def fold_sizes(patch_size: int, num_levels: int) -> list[int]:
+    """How much each level is folded to reach the next, the tokens last: 2 each, and what is left of `patch_size`.
+
+    ValueError where `patch_size` has no room for so many levels.
+    """
+    last, rest = divmod(patch_size, 2 ** (num_levels - 1))
+    if rest or last < 1:
+        raise ValueError(f"patch_size {patch_size} cannot be halved {num_levels - 1} times: give fewer widths")
+    return [2] * (num_levels - 1) + [last]
+
+
+class Down(nn.Module):
+    """What goes into each frame (B, T, J, H, W), under the frame's state (B, T, D) -> tokens (B, T, N, D) and the levels.
+
+    The state, which knows the noise level and the action, scales and shifts what the first convolution finds. The levels
+    are what `Up` takes on the way back, ((B T), width, H / 2^i, W / 2^i).
+    """
+
+    def __init__(self, joined: int, widths: tuple[int, ...], patch_size: int, size: int) -> None:
+        super().__init__()
+        folds = fold_sizes(patch_size, len(widths))
+        self.enter = nn.Conv2d(joined, widths[0], 3, padding=1)
+        self.modulation = zero_initialised(nn.Linear(size, 2 * widths[0]))
+        self.folds = nn.ModuleList(Fold(fold) for fold in folds)
+        self.merges = nn.ModuleList(
+            nn.Conv2d(width * fold**2, wider, 1)
+            for width, fold, wider in zip(widths, folds, (*widths[1:], size), strict=True)
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths[1:])
+
+    def forward(self, joined: Tensor, state: Tensor) -> tuple[Tensor, list[Tensor]]:
+        frames = rearrange(joined, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        scale, shift = rearrange(self.modulation(state), "b t c -> (b t) c 1 1").chunk(2, dim=1)
+        x = torch.addcmul(shift, self.enter(frames), 1 + scale)
+        levels = [x]
+        for fold, merge, block in zip(self.folds, self.merges, self.blocks, strict=False):
+            x = block(merge(fold(x)))
+            levels.append(x)
+        x = self.merges[-1](self.folds[-1](x))
+        return rearrange(x, "(b t) d h w -> b t (h w) d", b=len(joined)), levels
+
+
+class Up(nn.Module):
+    """Tokens (B, T, N, D), the levels that `Down` left and the maps -> the change of each frame (B, T, C, H, W).
+
+    A last channel says where there is a change: where nothing happens a single factor says so sooner than many weights
+    that cancel.
+    """
+
+    def __init__(
+        self, size: int, widths: tuple[int, ...], patch_size: int, channels: int, num_maps: int, stamps: int
+    ) -> None:
+        super().__init__()
+        folds = fold_sizes(patch_size, len(widths))
+        self.splits = nn.ModuleList(
+            nn.Conv2d(wider, width * fold**2, 1)
+            for width, fold, wider in zip(widths, folds, (*widths[1:], size), strict=True)
+        )
+        self.unfolds = nn.ModuleList(Unfold(fold) for fold in folds)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.norm = ChannelNorm(widths[0])
+        self.stamps = Stamps(num_maps, stamps, channels) if num_maps and stamps else None
+        self.parts = channels, 1, stamps if self.stamps else 0
+        self.leave = nn.Conv2d(widths[0], sum(self.parts), 1)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor, levels: list[Tensor], rows: int, maps: Tensor | None) -> Tensor:
+        x = rearrange(tokens, "b t (h w) d -> (b t) d h w", h=rows)
+        for split, unfold, block, level in reversed(
+            list(zip(self.splits, self.unfolds, self.blocks, levels, strict=True))
+        ):
+            x = block(unfold(split(x)) + level)
+        change, touched, chosen = self.leave(F.silu(self.norm(x))).split(self.parts, dim=1)
+        change = change * torch.sigmoid(touched)
+        if self.stamps is not None and maps is not None:
+            change = change + self.stamps(maps, chosen)
+        return rearrange(change, "(b t) c h w -> b t c h w", b=len(tokens))
+
+
+class Stamps(nn.Module):
+    """Maps (B, T, M, H, W) and a choice ((B T), K, H, W) of logits -> what is stamped there, ((B T), C, H, W).
+
+    What stands where the maps say (a cursor) is one of a few pictures, each the same anywhere: a linear function of the
+    maps, which is learned much sooner than by the layers around it; those have only to choose.
+    """
+
+    def __init__(self, num_maps: int, num_stamps: int, channels: int) -> None:
+        super().__init__()
+        self.pictures = nn.Conv2d(num_maps, num_stamps * channels, 5, padding=2)
+        # Almost nothing, but not the same nothing: equal pictures would learn to be equal.
+        nn.init.normal_(self.pictures.weight, std=0.01)
+        assert self.pictures.bias is not None
+        nn.init.zeros_(self.pictures.bias)
+
+    def forward(self, maps: Tensor, chosen: Tensor) -> Tensor:
+        frames = rearrange(maps, "b t m h w -> (b t) m h w").contiguous(memory_format=torch.channels_last)
+        pictures = self.pictures(frames).unflatten(1, (chosen.shape[1], -1))
+        return (pictures * chosen.softmax(dim=1).unsqueeze(2)).sum(dim=1)
