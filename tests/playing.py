@@ -1,10 +1,11 @@
 """What the rollout tests share: a server in a thread, a page's end of the socket, and worlds small enough to be exact."""
 
 import contextlib
+import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from websockets.sync.client import ClientConnection, connect
 
-from data_pipeline.controls import Controls
+from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.desktop_sim import DesktopSim, DesktopSimConfig
 from data_pipeline.schema import to_action
 from tools.actions import Beginning
@@ -29,10 +30,27 @@ from wm.models.dit import DiTConfig
 from wm.models.vae import VideoVAEConfig
 
 FPS = 40.0
+SCRIPT = [
+    Controls((10, 58)),
+    Controls((10, 60), (Event("press", "left"), Event("release", "left"))),
+    Controls((40, 30), (Event("press", "KeyA"),)),
+    Controls((41, 30), (Event("release", "KeyA"), Event("press", "left"))),
+    Controls((60, 20)),
+    Controls((60, 20), (Event("release", "left"),)),
+]
 
 
 def desktop(fps: float = FPS) -> DesktopSim:
     return DesktopSimConfig(fps=fps).build()
+
+
+def real_frames(seed: int, controls: Sequence[Controls]) -> list[np.ndarray]:
+    """What the desktop itself shows, with the past that a session gives it."""
+    environment = desktop()
+    frame, info = environment.reset(seed=seed)
+    for _ in range(2):
+        frame = environment.step(Controls(info["pointer"]))[0]
+    return [frame, *(environment.step(one)[0] for one in controls)]
 
 
 def desktop_game(open_dream: Callable[[], Any] | None = None, fps: float = FPS) -> Game:
@@ -88,6 +106,14 @@ class Served:
             f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None
         )
         return Page(socket, open_first)
+
+
+def get(server: Served, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers by their lower-case names and text of what `server` answers."""
+    connection = http.client.HTTPConnection(server.host, timeout=5)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
 
 
 @contextlib.contextmanager
@@ -150,6 +176,11 @@ class Page:
             if ack:
                 self.say(kind="ack", frame=header.frame)
             return header, decode(dreamed), decode(real) if real else None
+
+    def until_silence(self) -> None:
+        """Take frames until there are none; TimeoutError or ConnectionClosed says which end it was."""
+        while True:
+            self.frame(seconds=0.3)
 
     def begin(self, pacing: str = "realtime", real: bool = False, **begin: Any) -> np.ndarray:
         """Settings and a reset; the first frame comes back."""

@@ -1,0 +1,122 @@
+"""The pace of a world at play: slow pages make no queue, floods lose no click, idle worlds rest."""
+
+import contextlib
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.playing import Logged, Page, Served, desktop_game, get, served, within
+from tools.outbox import WINDOW
+
+
+def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None:
+    with server.page() as page:
+        page.begin(real=False)
+        sent = [page.frame(ack=False)[0] for _ in range(WINDOW)]
+        with pytest.raises(TimeoutError):
+            page.frame(seconds=0.4, ack=False)
+        page.say(kind="ack", frame=sent[-1].frame)
+        newest = page.frame()[0]
+        assert newest.frame == sent[-1].frame + 1, "ids count what was sent"
+        assert newest.number >= sent[-1].number + 2, "the world went on, and what came late was skipped"
+
+
+def test_a_stalled_page_is_dropped_and_the_others_keep_their_pace(tmp_path: Path) -> None:
+    with (
+        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3) as server,
+        server.page() as good,
+        server.page() as bad,
+    ):
+        bad.begin()
+        good.begin()
+        first, began = good.frame()[0], time.monotonic()
+        while time.monotonic() < began + 1.0:
+            last = good.frame()[0]
+        rate = (last.number - first.number) / (time.monotonic() - began)
+        assert rate > 5
+        assert within(3, lambda: server.hall.lobby.playing == 1)
+
+
+def test_a_flood_of_input_loses_no_click(tmp_path: Path) -> None:
+    dream = Logged()
+    with served(desktop_game(lambda: dream), tmp_path) as server, server.page() as page:
+        page.begin("realtime", seed=1)
+        reader = threading.Thread(target=lambda: _read_until_closed(page), daemon=True)
+        reader.start()
+        for i in range(1500):
+            page.say(kind="pointer", x=i % 96, y=i % 64, at=float(i))
+            if i % 3 == 0:
+                page.say(kind="press" if i % 2 == 0 else "release", target="left")
+        page.say(kind="pointer", x=95, y=63)
+        assert within(10, lambda: bool(dream.seen) and dream.seen[-1].pointer == (95, 63) and not dream.seen[-1].events)
+        kinds = [event.kind for controls in dream.seen for event in controls.events]
+        assert kinds == ["press", "release"] * 250
+
+
+def _read_until_closed(page: Page) -> None:
+    with contextlib.suppress(ConnectionClosed, TimeoutError):
+        while True:
+            page.frame()
+
+
+def test_blur_lets_go_of_every_key(tmp_path: Path) -> None:
+    dream = Logged()
+    with served(desktop_game(lambda: dream), tmp_path) as server, server.page() as page:
+        page.begin("on_input")
+        for target in ("KeyA", "left"):
+            page.say(kind="press", target=target)
+        page.say(kind="blur")
+
+        def let_go() -> bool:
+            released = {event.target for one in dream.seen for event in one.events if event.kind == "release"}
+            return released == {"KeyA", "left"}
+
+        assert within(2, let_go)
+
+
+def test_on_input_the_world_waits_for_a_hand(server: Served) -> None:
+    with server.page() as page:
+        page.begin("on_input")
+        with pytest.raises(TimeoutError):
+            page.frame(seconds=0.2)
+        page.say(kind="pointer", x=5, y=6, at=123.5)
+        header = page.frame()[0]
+        assert (header.number, header.at) == (1, 123.5)
+
+
+def test_the_world_keeps_its_own_pace(tmp_path: Path) -> None:
+    with served(desktop_game(fps=10), tmp_path) as server, server.page() as page:
+        page.begin("realtime")
+        first, began = page.frame()[0], time.monotonic()
+        while (last := page.frame()[0]).number < first.number + 10:
+            pass
+        rate = (last.number - first.number) / (time.monotonic() - began)
+        assert 5 < rate < 11
+        assert math.isnan(last.at), "no input, no echo of its time"
+
+
+def test_an_idle_world_rests_until_there_is_input(tmp_path: Path) -> None:
+    with served(desktop_game(), tmp_path, idle_seconds=0.3) as server, server.page() as page:
+        page.begin("realtime")
+        assert page.hear("idle")["on"] is True
+        with pytest.raises(TimeoutError):
+            page.until_silence()
+        page.say(kind="pointer", x=1, y=1)
+        assert page.hear("idle")["on"] is False
+        page.frame()
+
+
+def test_a_slow_model_does_not_block_the_others_io(tmp_path: Path) -> None:
+    dream = Logged()
+    dream.wait = 1.0
+    with served(desktop_game(lambda: dream), tmp_path) as server, server.page() as page:
+        page.begin("realtime")
+        time.sleep(0.1)
+        for _ in range(5):
+            began = time.monotonic()
+            assert get(server, "/health")[0] == 200
+            assert time.monotonic() - began < 0.6
