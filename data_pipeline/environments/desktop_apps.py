@@ -1,5 +1,6 @@
 """The applications of the simulated desktop, one small class each. A new one is a class here and a name in APPS."""
 
+import abc
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from data_pipeline.environments.desktop_drawing import GREY, INK, PAPER, WHITE, 
 from data_pipeline.environments.environment import Rect
 
 
-class App:
+class App(abc.ABC):
     """What is inside one window: what it holds, how it looks, how it answers. Coordinates count from its top left."""
 
     name: ClassVar[str]
@@ -21,13 +22,13 @@ class App:
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
 
+    @abc.abstractmethod
     def contents(self) -> dict[str, Any]:
         """All that the picture depends on, JSON-able and hashable."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def draw(self, canvas: np.ndarray, hovered: str, focused: bool) -> None:
         """Paint `canvas` (height, width, 3) as a function of the contents and the two arguments only."""
-        raise NotImplementedError
 
     def controls(self) -> dict[str, Rect]:
         """What can be pressed, by name."""
