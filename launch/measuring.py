@@ -13,14 +13,8 @@ from launch.resources import Resources
 from launch.shard_work import MapTasks
 from wm import artifact
 from wm.rollout import WorldSession
+from wm.stages.bench import VAE, unit_name
 from wm.stages.evaluate import Clip, EvaluateConfig, Evaluation, reconstruction
-
-VAE = ("vae", 0)  # the unit of the tokenizer alone
-
-
-def units(settings: EvaluateConfig) -> list[tuple[str, int]]:
-    """What is measured: the tokenizer, then every (model, number of steps)."""
-    return [VAE, *settings.units()]
 
 
 def make_measurements(
@@ -34,11 +28,10 @@ def make_measurements(
 ) -> dict[str, Any]:
     """Every unit in `folder`, and what `result.json` says."""
     device = "cuda" if resources.gpus_per_worker else "cpu"
-    tasks = [(settings, root, folder, seed, device, model, steps) for model, steps in units(settings)]
+    tasks = [(settings, root, folder, seed, device, model, steps) for model, steps in settings.all_units()]
     answers = map_tasks(measure_unit, tasks, resources, on_done)
-    return {
-        "units": {f"{model}-{steps}": a["seconds"] for (model, steps), a in zip(units(settings), answers, strict=True)}
-    }
+    names = [unit_name(*unit) for unit in settings.all_units()]
+    return {"units": {name: answer["seconds"] for name, answer in zip(names, answers, strict=True)}}
 
 
 def measure_unit(

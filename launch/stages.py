@@ -10,7 +10,7 @@ from typing import Any
 from launch import stage_state
 from launch.exporting import write_artifact
 from launch.latents import make_latents
-from launch.measuring import make_measurements, units
+from launch.measuring import make_measurements
 from launch.progress import Progress, Reading, training_progress
 from launch.recordings import SPLITS, RecordConfig, make_recordings
 from launch.run_config import RunConfig
@@ -85,7 +85,7 @@ def describe(run: RunConfig) -> str:
     if isinstance(stage, EncodeLatentsConfig):
         return "the tokenizer turns the recordings into latents"
     if isinstance(stage, EvaluateConfig):
-        return f"{', '.join(f'{m}@{n}' if n else m for m, n in units(stage))} on held-out recordings"
+        return f"{', '.join(f'{m}@{n}' if n else m for m, n in stage.all_units())} on held-out recordings"
     if isinstance(stage, ExportConfig):
         return "student and tokenizer become one folder that plays by itself"
     data, loop = run.parts()
@@ -99,7 +99,7 @@ def _num_tasks(run: RunConfig, root: Path) -> int:
         return sum(len(stage.tasks(split)) for split in SPLITS)
     if isinstance(stage, EncodeLatentsConfig):
         return len(json.loads((root / run.source / DATASET).read_text())["shards"])
-    return len(units(stage)) if isinstance(stage, EvaluateConfig) else 1
+    return len(stage.all_units()) if isinstance(stage, EvaluateConfig) else 1
 
 
 def _make(run: RunConfig, root: Path, folder: Path, runtime: Runtime, on_done: Callable[[int], None]) -> dict[str, Any]:

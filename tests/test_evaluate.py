@@ -13,7 +13,7 @@ from panel_world import HEIGHT, SPACE, WIDTH, Frozen, Noisy, Perfect, arrow, rec
 
 from wm.batch import HELD, PRESSED, Action, ActionSpace
 from wm.measures import PSNR_CAP_DB, TransitionRule
-from wm.stages.bench import Counts
+from wm.stages.bench import Counts, unit_name
 from wm.stages.evaluate import Clip, EvaluateConfig, Evaluation, reconstruction
 from wm.stages.trials import all_positions, draw, gather, hold, otherwise, pointer_pixels, transitions, windows
 
@@ -155,6 +155,7 @@ def test_units_pictures_and_vae(tmp_path: Path):
     job = evaluation(tmp_path, Perfect)
     assert job.units() == (("teacher", 4), ("student", 1), ("student", 2))
     job.measure_all()
+    assert {f"{unit_name(*unit)}.json" for unit in CONFIG.all_units()} == {p.name for p in tmp_path.glob("*.json")}
     unit = json.loads((tmp_path / "student-2.json").read_text())
     assert {"transition-open", "transition-close", "transition-type", "rollout", "animation"} == set(unit["pictures"])
     assert all((tmp_path / file).stat().st_size > 0 for file in unit["pictures"].values())

@@ -42,6 +42,7 @@ class App(abc.ABC):
         """Whether the key changed the contents."""
         return False
 
+    @abc.abstractmethod
     def vary(self, rng: np.random.Generator, keys: tuple[str, ...]) -> None:
         """Take contents that a person with `keys` could have made, drawn from `rng`."""
 

@@ -14,6 +14,13 @@ from wm.cursor import Sprite
 from wm.measures import Estimate, TransitionRule
 from wm.stages.trials import Clip
 
+VAE = ("vae", 0)  # the unit of the tokenizer alone, beside those of (model, number of steps)
+
+
+def unit_name(model: str, steps: int) -> str:
+    """What the files of a unit are called, and its row in a report."""
+    return model if (model, steps) == VAE else f"{model}-{steps}"
+
 
 class Session(Protocol):
     """What a model is driven through; `wm.rollout.WorldSession` is one."""

@@ -18,7 +18,7 @@ from wm.batch import ActionSpace
 from wm.config import config, content_hash, to_dict
 from wm.cursor import Sprite
 from wm.measures import TransitionRule, bootstrap, psnr, ssim
-from wm.stages.bench import Bench, Counts, OpenSession, Session, Sighting, row
+from wm.stages.bench import VAE, Bench, Counts, OpenSession, Session, Sighting, row
 from wm.stages.pictures import save_animation, save_png, strip
 from wm.stages.probes import cursor_error, probe
 from wm.stages.trials import Clip, pointer_pixels
@@ -94,6 +94,10 @@ class EvaluateConfig:
         teacher = [("teacher", n) for n in self.teacher_steps] if self.teacher else []
         student = [("student", n) for n in self.student_steps] if self.student else []
         return (*teacher, *student)
+
+    def all_units(self) -> tuple[tuple[str, int], ...]:
+        """The tokenizer alone, then every (model, number of steps)."""
+        return (VAE, *self.units())
 
     def build(
         self,

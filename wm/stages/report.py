@@ -12,6 +12,7 @@ import torch
 
 from wm.config import to_dict
 from wm.measures import PSNR_CAP_DB
+from wm.stages.bench import unit_name
 from wm.stages.evaluate import EvaluateConfig, Target, read_unit, write_text
 from wm.stages.page import page
 
@@ -35,7 +36,7 @@ def write_report(
     `timing` is the seconds of every stage, `settings` what else the reader should see of the run (resolved configs).
     ValueError when a unit that `config` asks for has not been measured.
     """
-    units = {name: _unit(evaluation, name) for name in ("vae", *(f"{m}-{n}" for m, n in config.units()))}
+    units = {name: _unit(evaluation, name) for name in (unit_name(*unit) for unit in config.all_units())}
     report = _tree(units, config) | {
         "timing": {name: round(seconds, 1) for name, seconds in timing.items()},
         "seed": seed,
@@ -60,7 +61,7 @@ def _tree(units: Mapping[str, dict[str, Any]], config: EvaluateConfig) -> dict[s
     tree: dict[str, Any] = {"vae": units["vae"]["measures"], "teacher": {}, "student": {}}
     speed: dict[str, Any] = {"teacher": {}, "student": {}}
     for model, steps in config.units():
-        measures = dict(units[f"{model}-{steps}"]["measures"])
+        measures = dict(units[unit_name(model, steps)]["measures"])
         speed[model][str(steps)] = measures.pop("speed")
         tree[model][str(steps)] = measures
     tree["speed"] = speed
