@@ -87,8 +87,5 @@ def scaled(run: RunConfig, hours: float) -> RunConfig:
         raise ConfigError(f"hours is {hours}; it must be above 0 (0.25 is what the files are written for)")
     if run.loop is None:
         return run
-    factor, stage = 4 * hours, run.stage
-    if isinstance(stage, TrainVAEConfig):
-        stage = dataclasses.replace(stage, critic_start=math.ceil(stage.critic_start * factor))
-    loop = dataclasses.replace(run.loop, num_steps=math.ceil(run.loop.num_steps * factor))
-    return dataclasses.replace(run, stage=stage, loop=loop)
+    loop = dataclasses.replace(run.loop, num_steps=math.ceil(run.loop.num_steps * 4 * hours))
+    return dataclasses.replace(run, loop=loop)

@@ -43,6 +43,7 @@ def train(
             make_learner=make_learner(run, loop.num_steps, world),
             device=world.device,
             seed=run.seed,
+            num_steps=loop.num_steps,
             facts=facts_of(Dataset.open(dataset).manifest),
         )
         batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)

@@ -11,7 +11,6 @@ from launch.recordings import seed_of
 from launch.run_config import load_run, scaled
 from launch.runtime import StageError
 from wm.config import ConfigError
-from wm.stages.train_vae import TrainVAEConfig
 
 SMOKE = Path(__file__).parent.parent / "configs" / "smoke"
 
@@ -117,9 +116,7 @@ def test_hours_scale_the_training_and_nothing_else() -> None:
     short, long = load_run(SMOKE / "vae.yaml", hours=0.25), load_run(SMOKE / "vae.yaml", hours=1.0)
     assert short == load_run(SMOKE / "vae.yaml")
     assert short.parts()[1].num_steps * 4 == long.parts()[1].num_steps
-    assert isinstance(short.stage, TrainVAEConfig)
-    assert isinstance(long.stage, TrainVAEConfig)
-    assert long.stage.critic_start == 4 * short.stage.critic_start
+    assert long.stage == short.stage
     record = load_run(SMOKE / "record.yaml")
     assert scaled(record, 3.0) == record
     with pytest.raises(ConfigError, match="above 0"):

@@ -14,7 +14,7 @@ import pytest
 import tiny_stages
 import tiny_world
 import torch
-from tiny_stages import FAST, B, T, batch, context, make, open_batches, run, vae_hash
+from tiny_stages import FAST, NUM_STEPS, B, T, batch, context, make, open_batches, run, vae_hash
 from tiny_world import HEIGHT, SPACE, WIDTH, some_action, some_frames
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from wm.rollout import WorldSession
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.export import ExportConfig
 from wm.stages.train_dit import change_weight
-from wm.stages.train_vae import edges
+from wm.stages.train_vae import TrainVAEConfig, edges
 
 KINDS = tuple(tiny_stages.CONFIGS)
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 @pytest.mark.parametrize(
     ("kind", "changes", "rate", "share"),
     [
-        ("train_vae", {"critic_start": 100, "edge_weight": 0.0}, 5e-3, 0.5),
+        ("train_vae", {"critic_start": 1.0, "edge_weight": 0.0}, 5e-3, 0.5),
         ("train_dit", {"drop_condition": 0.0}, 5e-3, 0.8),
         # A student begins as its teacher, near its goal: larger steps would first lead away from it.
         ("distill", {"target_every": 100, "resting_frames": 0.2, "guidance_scale": 1.5}, 2e-5, 0.8),
@@ -61,8 +61,8 @@ def test_the_loss_falls(root: Path, kind: str, changes: dict, rate: float, share
     assert losses[-1] < share * losses[0], losses
 
 
-@pytest.mark.parametrize(("kind", "changes"), [("train_vae", {"critic_start": 2}), ("train_vae", {"critic_start": 3}),
-                                               ("train_vae", {"critic_start": 4}), ("train_dit", {}),
+@pytest.mark.parametrize(("kind", "changes"), [("train_vae", {"critic_start": 2 / NUM_STEPS}), ("train_vae", {"critic_start": 3 / NUM_STEPS}),
+                                               ("train_vae", {"critic_start": 4 / NUM_STEPS}), ("train_dit", {}),
                                                ("distill", {}), ("distill", {"target_every": 4})])  # fmt: skip
 def test_three_steps_and_a_resume_equal_six(root: Path, kind: str, changes: dict) -> None:
     settings = LoopConfig(num_steps=6, log_every=1, save_every=2)
@@ -89,7 +89,7 @@ def test_three_steps_and_a_resume_equal_six(root: Path, kind: str, changes: dict
 @pytest.mark.parametrize("settings", [FAST, BFLOAT16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_stage_leaves_is_its_average_and_loads(root: Path, kind: str, settings) -> None:
-    stage = make(kind, context(root), settings, **({"critic_start": 100} if kind == "train_vae" else {}))
+    stage = make(kind, context(root), settings, **({"critic_start": 1.0} if kind == "train_vae" else {}))
     run(stage, kind, 0, 2)
     result = stage.finish(root / "out")
     load = load_vae if kind == "train_vae" else load_denoiser
@@ -126,7 +126,7 @@ def test_a_rollout_in_the_log_has_the_real_frames_above(root: Path) -> None:
 
 
 def test_from_critic_start_on_the_encoder_is_the_frozen_average(root: Path) -> None:
-    stage = make("train_vae", context(root), critic_start=3)
+    stage = make("train_vae", context(root), critic_start=3 / NUM_STEPS)
     run(stage, "train_vae", 0, 3)
     average = {name: value for name, value in stage.vae.weights().items() if name.startswith("encoder.")}
     first = stage.step(batch(3, "train_vae"))
@@ -141,8 +141,17 @@ def test_from_critic_start_on_the_encoder_is_the_frozen_average(root: Path) -> N
     assert {"loss", "fooling", "reconstruction", "critic/loss", "critic/real", "critic/made"} <= set(first)
 
 
+def test_the_critic_joins_at_the_same_part_of_a_run_of_any_length(root: Path) -> None:
+    for num_steps, first in ((4, 3), (20, 15), (400, 300)):
+        stage = make("train_vae", dataclasses.replace(context(root), num_steps=num_steps), critic_start=0.75)
+        assert "critic/loss" not in stage.step(dataclasses.replace(batch(0, "train_vae"), step=first - 1))
+        assert "critic/loss" in stage.step(dataclasses.replace(batch(0, "train_vae"), step=first))
+    with pytest.raises(ValueError, match=r"critic_start is 300.0.*from 0 to 1"):
+        TrainVAEConfig(critic_start=300.0)
+
+
 def test_the_critic_learns_from_critic_start_on_only(root: Path) -> None:
-    stage = make("train_vae", context(root), critic_start=2)
+    stage = make("train_vae", context(root), critic_start=2 / NUM_STEPS)
     before = stage.critic.weights()
     run(stage, "train_vae", 0, 2)
     assert same(stage.critic.weights(), before)
@@ -151,7 +160,7 @@ def test_the_critic_learns_from_critic_start_on_only(root: Path) -> None:
 
 
 def test_decoder_steps_leave_the_critic_and_critic_steps_the_decoder(root: Path) -> None:
-    stage = make("train_vae", context(root), critic_start=0)
+    stage = make("train_vae", context(root), critic_start=0.0)
     stage.step(batch(0, "train_vae"))
     vae, critic = stage.vae.weights(), stage.critic.weights()
     stage.vae.update(stage.decoder_loss, batch(1, "train_vae"))

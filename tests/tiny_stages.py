@@ -29,6 +29,7 @@ from wm.stages.train_vae import TrainVAEConfig
 FAST = LearnerConfig(learning_rate=5e-3, warmup_steps=0, average_decay=0.5)
 ALONE = World.single()
 B, T = 2, 4
+NUM_STEPS = 20  # of the run that a stage believes to be in
 CONFIGS: dict[str, type] = {"train_vae": TrainVAEConfig, "train_dit": TrainDiTConfig, "distill": DistillConfig}
 
 
@@ -90,9 +91,10 @@ def context(root: Path, learner: type = LocalLearner, world: World = ALONE, **la
     facts = Latents(**{"vae_hash": vae_hash(root), **latents})
     return StageContext(
         root=root,
-        make_learner=lambda module, config: learner(module, config, num_steps=20, world=world),
+        make_learner=lambda module, config: learner(module, config, num_steps=NUM_STEPS, world=world),
         device=torch.device("cpu"),
         seed=5,
+        num_steps=NUM_STEPS,
         facts=DatasetFacts(SPACE, SPACE.fps, HEIGHT, WIDTH, facts),
     )
 
@@ -102,7 +104,7 @@ def make(kind: str, where: StageContext, learner: LearnerConfig = FAST, **change
     small: dict[str, Any] = {"learner": learner}
     if kind == "train_vae":
         critic = PatchCriticConfig(patch=2, width=6, depth=1)
-        small |= {"vae": VAE, "critic": critic, "critic_learner": learner, "critic_start": 2}
+        small |= {"vae": VAE, "critic": critic, "critic_learner": learner, "critic_start": 2 / NUM_STEPS}
     if kind == "train_dit":
         small |= {"denoiser": DENOISER, "drop_condition": 0.5, "num_steps": 2}
     return CONFIGS[kind](**{**small, **changes}).build(where)

@@ -43,4 +43,5 @@ class StageContext:
     make_learner: MakeLearner
     device: torch.device
     seed: int
+    num_steps: int  # optimizer steps of the whole run
     facts: DatasetFacts

@@ -33,8 +33,12 @@ class TrainVAEConfig:
     critic_learner: LearnerConfig = LearnerConfig()
     kl_weight: float = 1e-4  # per latent, against errors per pixel value
     edge_weight: float = 2.0  # how much more a pixel on an edge counts: text, lines, the cursor
-    critic_start: int = 1_000_000  # optimizer step at which the encoder freezes and the critic joins
+    critic_start: float = 1.0  # part of the run's steps after which the encoder freezes and the critic joins; 1: never
     critic_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.critic_start <= 1:
+            raise ValueError(f"critic_start is {self.critic_start}: give it as a part of the run's steps, from 0 to 1")
 
     def build(self, context: StageContext) -> "TrainVAE":
         return TrainVAE(self, context)
@@ -45,6 +49,7 @@ class TrainVAE:
 
     def __init__(self, config: TrainVAEConfig, context: StageContext) -> None:
         self.config, self.seed = config, context.seed
+        self.critic_start = round(config.critic_start * context.num_steps)  # the first step with the critic
         torch.manual_seed(context.seed)
         self.vae = context.make_learner(config.vae.build(), config.learner)
         self.critic = context.make_learner(config.critic.build(), config.critic_learner)
@@ -58,10 +63,10 @@ class TrainVAE:
     def step(self, batch: Batch) -> Metrics:
         vae, critic = self.vae.module, self.critic.module
         assert isinstance(vae, VideoVAE)
-        if batch.step < self.config.critic_start:
+        if batch.step < self.critic_start:
             self._train_only(vae)
             return self.vae.update(self.autoencoder_loss, batch)
-        if batch.step == self.config.critic_start:
+        if batch.step == self.critic_start:
             self.encoder.copy_from(self.vae)
         self._train_only(vae.decoder)
         metrics = dict(self.vae.update(self.decoder_loss, batch))
