@@ -15,12 +15,12 @@ from launch.run_config import RunConfig, TrainingConfig, load_run
 from wm.config import to_dict
 from wm.engine.learner import LocalLearner
 from wm.engine.loop import run as run_loop
-from wm.engine.protocols import Learner, MakeLearner
+from wm.engine.protocols import Learner, MakeLearner, Stage
 from wm.engine.world import World
 from wm.engine.zero import ZeroLearner
 from wm.stages.context import DatasetFacts, StageContext
 
-__all__ = ["RunConfig", "facts_of", "load_run", "make_learner", "train"]
+__all__ = ["RunConfig", "build_stage", "facts_of", "load_run", "make_learner", "train"]
 
 # Whose words belong in a run's log.
 LOGGERS = ("wm", "launch", "data_pipeline", "py.warnings")
@@ -35,22 +35,28 @@ def train(
 ) -> dict[str, Any]:
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
-    assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
     folder, dataset = run.output(root), root / data.folder
     with _logged_to(folder / f"log-{world.rank}.txt"):
-        context = StageContext(
-            root=root,
-            make_learner=make_learner(run, loop.num_steps, world),
-            device=world.device,
-            seed=run.seed,
-            num_steps=loop.num_steps,
-            facts=facts_of(Dataset.open(dataset).manifest),
-        )
+        stage = build_stage(run, root, world)
         batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)
-        stage = run.stage.build(context)
         return run_loop(
             stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
         )
+
+
+def build_stage(run: RunConfig, root: Path, world: World) -> Stage:
+    """The stage of a training run before its first step, with what it reads under `root`."""
+    data, loop = run.parts()
+    assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
+    context = StageContext(
+        root=root,
+        make_learner=make_learner(run, loop.num_steps, world),
+        device=world.device,
+        seed=run.seed,
+        num_steps=loop.num_steps,
+        facts=facts_of(Dataset.open(root / data.folder).manifest),
+    )
+    return run.stage.build(context)
 
 
 def make_learner(run: RunConfig, num_steps: int, world: World) -> MakeLearner:

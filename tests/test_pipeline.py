@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import torch
 
 from data_pipeline.shards import Dataset
 from launch import pipeline
+from tools import export
 from wm import artifact
 from wm.batch import Action
 from wm.rollout import WorldSession
@@ -165,6 +167,50 @@ def test_the_artifact_plays_and_repeats_itself(made: Made) -> None:
     assert played[0].shape == (3, 3, world.manifest.height, world.manifest.width)
     assert played[0].dtype == torch.uint8
     assert torch.equal(played[0], played[1])
+
+
+def test_an_artifact_of_the_last_checkpoints_is_that_of_the_end(made: Made, tmp_path: Path) -> None:
+    out, last = tmp_path / "world", ["--vae", "vae@60", "--teacher", "dit@10", "--student", "distill@8"]
+    assert export.main([str(made.root), "--out", str(out), "--context-frames", "4", *last]) == 0
+    for name, digest in artifact.load(made.root / "artifact").manifest.files.items():
+        assert artifact.file_hash(out / name) == digest, name
+    assert not list(made.root.glob(".export-*"))
+
+
+def test_an_artifact_of_a_checkpoint_on_the_way_plays(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "world"
+    for student in ("distill@4", "dit"):  # an artifact is replaced by the next
+        assert export.main([str(made.root), "--out", str(out), "--student", student, "--teacher", "none"]) == 0
+        world = artifact.load(out)
+        assert set(world.models) == {"student"}
+        assert artifact.file_hash(out / "student.safetensors") != artifact.file_hash(
+            made.root / "artifact" / "student.safetensors"
+        )
+        frames, actions = world.starts[0]
+        assert len(frames) == world.manifest.models["student"].denoiser.dit.window
+        session = WorldSession(world)
+        session.reset(frames[None], actions)
+        session.step(Action.idle(world.manifest.action_space, 1, 1))
+
+
+def test_an_export_says_in_a_line_what_is_not_there(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    wrong = {
+        "no whole checkpoint of step 7 in .*; there are: step-8, step-4": ["--student", "distill@7"],
+        "a number, as in distill@100": ["--student", "distill@last"],
+        "no stage other": ["--student", "other"],
+        "name the stage that trained it": ["--student", "none"],
+        "holds a vae, not a denoiser": ["--student", "vae"],
+        "is no artifact": ["--out", str(tmp_path / "full")],
+    }
+    for said, more in wrong.items():
+        assert export.main([str(made.root), "--out", str(tmp_path / "out"), *more]) == 2
+        assert re.fullmatch(f"error: .*{said}.*\n", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
 
 
 def test_a_finished_stage_is_not_run_again(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wm.batch import Action, ActionSpace
 from wm.config import config
 from wm.cursor import Sprite
-from wm.measures import Estimate, TransitionRule
+from wm.measures import Estimate, TransitionRule, mean_interval
 from wm.stages.trials import Clip
 
 VAE = ("vae", 0)  # the unit of the tokenizer alone, beside those of (model, number of steps)
@@ -113,6 +114,16 @@ class Findings:
 def row(estimate: Estimate, **more: Any) -> dict[str, Any]:
     """How an estimate is written in report.json, rounded to what it can mean."""
     return {k: _rounded(v) for k, v in (dataclasses.asdict(estimate) | more).items()}
+
+
+def speed_rows(seconds: Tensor, batch: int = 1) -> dict[str, Any]:
+    """Frames a second with an interval and latencies of steps that took `seconds` (N,), `batch` frames each."""
+    taken = seconds.double()
+    mean = mean_interval(taken)
+    fastest = float(taken.min())  # no interval reaches beyond what was seen
+    rate = Estimate(batch / mean.value, batch / mean.high, batch / max(mean.low, fastest), mean.trials)
+    p50, p95 = (1000 * float(q) for q in torch.quantile(taken, torch.tensor([0.5, 0.95], dtype=torch.float64)))
+    return {"frames_per_second": row(rate), "latency_ms": {"p50": round(p50, 2), "p95": round(p95, 2)}}
 
 
 def unmeasured(reason: str, *names: str) -> dict[str, Any]:

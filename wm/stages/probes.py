@@ -10,8 +10,8 @@ from torch import Tensor
 
 from wm.batch import Action
 from wm.cursor import Sprite, locate, visible
-from wm.measures import Estimate, bootstrap, judge, mean_interval, psnr, rms, slope, wilson
-from wm.stages.bench import Bench, Findings, Sighting, row, unmeasured
+from wm.measures import bootstrap, judge, mean_interval, psnr, rms, slope, wilson
+from wm.stages.bench import Bench, Findings, Sighting, row, speed_rows, unmeasured
 from wm.stages.pictures import film, strip
 from wm.stages.trials import (
     Position,
@@ -210,14 +210,7 @@ def speed(bench: Bench) -> Findings:
         start = time.perf_counter()
         session.step(clip.action[:, frame : frame + 1]).cpu()
         seconds.append(time.perf_counter() - start)
-    taken = torch.tensor(seconds[3:], dtype=torch.float64)  # the first frames pay for warming up
-    mean = mean_interval(taken)
-    fastest = float(taken.min())  # no interval reaches beyond what was seen
-    rate = Estimate(1 / mean.value, 1 / mean.high, 1 / max(mean.low, fastest), mean.trials)
-    p50, p95 = (1000 * float(q) for q in torch.quantile(taken, torch.tensor([0.5, 0.95], dtype=torch.float64)))
-    return Findings(
-        {"speed": {"frames_per_second": row(rate), "latency_ms": {"p50": round(p50, 2), "p95": round(p95, 2)}}}
-    )
+    return Findings({"speed": speed_rows(torch.tensor(seconds[3:]))})  # the first frames pay for warming up
 
 
 def cursor_error(
