@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.importing.captioned import open_cosmos, open_table, open_video2dataset
 from data_pipeline.importing.neuralos import open_neuralos
 from data_pipeline.importing.recording import Source
 
@@ -18,4 +19,7 @@ class Importer:
 
 IMPORTERS = {
     "neuralos": Importer(open_neuralos, "a folder with videos/record_N.mp4 and actions/record_N.csv"),
+    "table": Importer(open_table, "a csv or parquet file of videos with captions, as of Open-Sora or OpenVid"),
+    "cosmos": Importer(open_cosmos, "a folder with videos/*.mp4 and metas/*.txt"),
+    "video2dataset": Importer(open_video2dataset, "a tar with key.mp4 and key.txt or key.json, or a folder of such"),
 }
