@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from data_pipeline.importing.recording import Source
 from data_pipeline.importing.registry import IMPORTERS
 from data_pipeline.importing.writing import REPORT, Form, Report, import_source
 from data_pipeline.schema import DataError
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if not given.source.exists():
             raise DataError("there is nothing at this path")
-        source = IMPORTERS[given.kind].open(given.source)
+        source = _opened(given.kind, given.source, given.view)
         reports = import_source(given.kind, source, given.destination, form, given.heldout)
     except (DataError, OSError, ValueError) as error:
         print(f"error: importing {given.source}: {error}", file=sys.stderr)
@@ -36,6 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     for name, report in reports.items():
         print("\n".join(_told(given.destination / name, report)))
     return 0
+
+
+def _opened(kind: str, path: Path, view: str) -> Source:
+    importer = IMPORTERS[kind]
+    if view and not importer.has_views:
+        raise DataError(f"a source of kind {kind} has one view: leave --view {view} out")
+    return importer.open(path, view) if importer.has_views else importer.open(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=IMPORTERS, metavar="KIND", help=", ".join(IMPORTERS))
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder, made where it is missing")
+    parser.add_argument("--view", default="", help="which camera or picture, where a source has several")
     parser.add_argument("--heldout", type=float, default=0.0, metavar="PART", help="write train/ and heldout/ (0.05)")
     parser.add_argument("--fps", type=float, default=form.fps, help="frames a second; as in the first episode")
     parser.add_argument("--height", type=int, default=form.height, help="pixels; as in the first episode")

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_pipeline.importing.films import Film, open_film
 from data_pipeline.importing.recording import BadEpisode, Episode, Recording, Source, idle_rows
-from data_pipeline.importing.tables import read_table
+from data_pipeline.tables import read_table
 from wm.batch import ActionSpace
 
 SPACE = ActionSpace(pointer="none")
