@@ -29,19 +29,30 @@ class Controls:
 
     pointer: tuple[int, int]  # pixel x, y at the end of the interval
     events: tuple[Event, ...] = ()
+    axes: tuple[float, ...] = ()  # where each axis is, in [-1, 1]; empty is all of them at rest, at 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` of it is equal to this."""
-        return {"pointer": list(self.pointer), "events": [dataclasses.asdict(event) for event in self.events]}
+        axes = {"axes": list(self.axes)} if self.axes else {}
+        return {"pointer": list(self.pointer), "events": [dataclasses.asdict(event) for event in self.events], **axes}
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Controls":
         """What `{"pointer": [x, y], "events": [{"kind": "press", "target": "left"}]}` says; ValueError otherwise."""
-        pointer, events = tree.get("pointer"), tree.get("events", [])
-        if set(tree) - {"pointer", "events"} or not _is_pair(pointer) or not isinstance(events, list | tuple):
-            raise ValueError(f"controls {dict(tree)!r} need 'pointer' [x, y] and may have 'events' [...], nothing else")
+        pointer, events, axes = tree.get("pointer"), tree.get("events", []), tree.get("axes", [])
+        lists = isinstance(events, list | tuple) and isinstance(axes, list | tuple)
+        if (
+            set(tree) - {"pointer", "events", "axes"}
+            or not _is_pair(pointer)
+            or not lists
+            or not all(map(_is_number, axes))
+        ):
+            raise ValueError(
+                f"controls {dict(tree)!r} need 'pointer' [x, y] and may have 'events' [...] and 'axes' [numbers], nothing else"
+            )
         x, y = cast("Sequence[int]", pointer)
-        return cls(pointer=(int(x), int(y)), events=tuple(_event(event) for event in events))
+        events = tuple(_event(event) for event in events)
+        return cls(pointer=(int(x), int(y)), events=events, axes=tuple(map(float, axes)))
 
 
 def _is_pair(value: object) -> bool:
@@ -96,7 +107,7 @@ class ControlsLog:
             "buttons": self._rows(self.space.buttons, counts),
             "keys": self._rows(self.space.keys, counts),
             "wheel": wheel,
-            "axes": np.zeros(len(self.space.axes), dtype=np.float32),
+            "axes": self._axes(controls.axes),
         }
 
     def _turn(self, event: Event) -> None:
@@ -116,6 +127,11 @@ class ControlsLog:
             width, height = (int(n) for n in self.size)
             raise ValueError(f"pointer {pixel} is outside the {width}x{height} screen")
         return ((np.array(pixel, dtype=np.float32) + 0.5) / self.size).astype(np.float32)
+
+    def _axes(self, values: tuple[float, ...]) -> np.ndarray:
+        if values and (len(values) != len(self.space.axes) or max(map(abs, values)) > 1):
+            raise ValueError(f"axes {values}: the action space has {list(self.space.axes)}, each in [-1, 1]")
+        return np.array(values or [0.0] * len(self.space.axes), dtype=np.float32)
 
     def _rows(self, names: tuple[str, ...], counts: Mapping[str, list[int]]) -> np.ndarray:
         rows = np.zeros((len(names), 3), dtype=np.float32)

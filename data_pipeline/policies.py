@@ -103,7 +103,59 @@ class ScriptedPolicy:
         return self.steps[self._next - 1]
 
 
-PolicyConfig = Annotated[RandomPolicyConfig | HumanPolicyConfig | ScriptedPolicyConfig, Kind]
+@config
+class HoldPolicyConfig:
+    """Holds some keys and axes for a while, then others: how games are played, where a tap does little."""
+
+    kind: Literal["hold"] = "hold"
+    frames: tuple[int, int] = (3, 12)  # how long one choice stays, least and most
+    most_keys: int = 2  # held at once
+    rest: float = 0.1  # probability that a choice is nothing at all
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames[0] <= self.frames[1] or self.most_keys < 0:
+            raise ValueError(
+                f"frames {self.frames}, most_keys {self.most_keys}: give least and most, and at least 0 keys"
+            )
+
+    def build(self) -> "HoldPolicy":
+        return HoldPolicy(self)
+
+
+class HoldPolicy:
+    name = "hold"
+
+    def __init__(self, config: HoldPolicyConfig) -> None:
+        self.config = config
+        self.seed = 0
+
+    def reset(self, environment: Environment, seed: int) -> None:
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._held: tuple[str, ...] = ()
+        self._axes: tuple[float, ...] = ()
+        self._left = 0  # frames until the next choice
+
+    def act(self, environment: Environment, info: dict[str, Any]) -> Controls:
+        before = self._held
+        if self._left == 0:
+            self._choose(environment)
+        self._left -= 1
+        events = [Event("release", key) for key in before if key not in self._held]
+        events += [Event("press", key) for key in self._held if key not in before]
+        return Controls((int(info["pointer"][0]), int(info["pointer"][1])), tuple(events), self._axes)
+
+    def _choose(self, environment: Environment) -> None:
+        rng, space = self._rng, environment.action_space
+        self._left = int(rng.integers(self.config.frames[0], self.config.frames[1] + 1))
+        resting = rng.random() < self.config.rest
+        most = min(self.config.most_keys, len(space.keys))
+        count = 0 if resting or most == 0 else int(rng.integers(1, most + 1))
+        self._held = tuple(str(key) for key in rng.permutation(space.keys)[:count])
+        self._axes = () if resting else tuple(float(x) for x in rng.uniform(-1, 1, len(space.axes)))
+
+
+PolicyConfig = Annotated[RandomPolicyConfig | HumanPolicyConfig | ScriptedPolicyConfig | HoldPolicyConfig, Kind]
 
 
 def _one_of(rng: np.random.Generator, names: Sequence[str]) -> str:

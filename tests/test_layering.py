@@ -55,6 +55,10 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "tensorboard": ("wm/engine/metrics.py",),
     "torch.utils.tensorboard": ("wm/engine/metrics.py",),
     "pydantic": ("wm/config.py",),
+    "pyarrow": ("data_pipeline/tables.py",),
+    "h5py": ("data_pipeline/importing/hdf5.py",),
+    "gymnasium": ("data_pipeline/environments/gymnasium_world.py",),
+    "minigrid": ("data_pipeline/environments/gymnasium_world.py",),
     "yaml": ("wm/config.py",),
 }
 

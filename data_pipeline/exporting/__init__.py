@@ -1,0 +1,1 @@
+"""Datasets of ours in formats that other people's tools read."""

@@ -1,0 +1,118 @@
+"""Tables that describe recordings: csv, and parquet through pyarrow, which only this file knows."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from data_pipeline.schema import DataError
+
+
+def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of a csv or parquet file, as {our name: value or None}.
+
+    `columns` says by which names a column of ours may go; DataError where one of the `needed` ones has none of them.
+    """
+    names = column_names(path) if path.suffix == ".parquet" else _csv_names(path)
+    found = {ours: next((name for name in theirs if name in names), None) for ours, theirs in columns.items()}
+    for ours in needed:
+        if found[ours] is None:
+            raise DataError(f"{path.name} has no column {' or '.join(columns[ours])}; it has {', '.join(names)}")
+    wanted = [name for name in found.values() if name]
+    for row in parquet_rows(path, wanted) if path.suffix == ".parquet" else _csv_rows(path):
+        yield {ours: row.get(name) if name else None for ours, name in found.items()}
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet file; DataError where it is none."""
+    return list(_parquet_file(path).schema_arrow.names)
+
+
+def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, only those columns, a batch of them in memory at a time."""
+    for batch in _parquet_file(path).iter_batches(columns=columns):
+        yield from batch.to_pylist()
+
+
+def parquet_column(path: Path, columns: list[str], where: tuple[str, Any]) -> dict[str, list[Any]]:
+    """Columns of a parquet file, only the rows in which the column `where[0]` is `where[1]`."""
+    name, value = where
+    try:
+        found: dict[str, list[Any]] = (
+            _parquet().read_table(path, columns=columns, filters=[(name, "=", value)]).to_pydict()
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+    return found
+
+
+def write_parquet(path: Path, groups: Iterable[Mapping[str, Any]], index: str = "") -> None:
+    """Write columns {name: values} as a parquet file, one row group each; `index` is the column that pandas takes as such.
+
+    Values of shape (T, n) become lists of a fixed length; all groups have the same columns.
+    """
+    parquet = _parquet()
+    import pyarrow
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = None
+    try:
+        for group in groups:
+            table = pyarrow.table({name: _column(values) for name, values in group.items()})
+            if index:
+                table = table.replace_schema_metadata({"pandas": json.dumps(_pandas_says(table, index))})
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _column(values: Any) -> Any:
+    import pyarrow
+
+    if getattr(values, "ndim", 1) == 2:
+        return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), values.shape[1])
+    return pyarrow.array(values)
+
+
+def _pandas_says(table: Any, index: str) -> dict[str, Any]:
+    """What pandas writes beside a table, so that it finds its index again."""
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": str(kind), "numpy_type": str(kind), "metadata": None}
+        for name, kind in zip(table.schema.names, table.schema.types, strict=True)
+    ]
+    return {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
+
+
+def _parquet() -> ModuleType:
+    """pyarrow.parquet; DataError where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError("parquet needs pyarrow: pip install 'wm[importing]'") from None
+    return pyarrow.parquet
+
+
+def _parquet_file(path: Path) -> Any:
+    try:
+        return _parquet().ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        raise DataError(f"{path.name} is not a parquet file: {error}") from None
+
+
+def _csv_names(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return next(csv.reader(file), [])
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            yield from csv.DictReader(file)
+        except csv.Error as error:
+            raise DataError(f"{path.name} is not a csv file: {error}") from None
