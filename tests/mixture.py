@@ -5,7 +5,6 @@ from sum_k weights_k normal(a means_k, sqrt(a^2 deviations_k^2 + b^2)).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +31,9 @@ def over(levels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    weights: Sequence[float] = (0.35, 0.45, 0.2)
-    means: Sequence[float] = (-1.1, 0.5, 1.6)
-    deviations: Sequence[float] = (0.35, 0.5, 0.3)
+    weights: tuple[float, ...] = (0.35, 0.45, 0.2)
+    means: tuple[float, ...] = (-1.1, 0.5, 1.6)
+    deviations: tuple[float, ...] = (0.35, 0.5, 0.3)
 
     def log_parts(self, x_t: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """log(weight_k) + the log density of component k at x_t, (..., K)."""
@@ -80,7 +79,7 @@ class Mixture:
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
-    def _lists(self) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+    def _lists(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
         return self.weights, self.means, self.deviations
 
 
