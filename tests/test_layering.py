@@ -27,6 +27,7 @@ GROUND = (
     "wm.guidance",
     "wm.objectives",
     "wm.level_weights",
+    "wm.ddpm",
 )
 
 # The longest fitting name on the left decides; it may import what begins with a name on the right, and its own package.
@@ -41,6 +42,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "wm.guidance": ("wm.flow", "wm.config"),
     "wm.objectives": ("wm.flow",),
     "wm.level_weights": ("wm.flow", "wm.config"),
+    "wm.ddpm": ("wm.paths",),
     "wm.nn": GROUND,
     "wm.conditioning": ("wm.nn", *GROUND),
     "wm.models": ("wm.conditioning", "wm.nn", *GROUND),
