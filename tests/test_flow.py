@@ -1,4 +1,4 @@
-"""Laws of wm/flow.py on every path and prediction: invert, step, refuse; draws keyed by sample, levels as promised."""
+"""Laws of wm/flow.py on every path and prediction: invert, step, refuse; draws keyed by sample."""
 
 import itertools
 import math
@@ -13,16 +13,8 @@ from wm.flow import (
     LEVEL_MARGIN,
     Flow,
     FlowConfig,
-    LevelsConfig,
-    LogitNormalLevels,
-    RolloutLevels,
-    ShiftedLevels,
-    UniformLevels,
-    draw_levels,
-    draw_neighbours,
     draw_noise,
     draw_uniform,
-    shifted,
     time_grid,
 )
 
@@ -240,66 +232,37 @@ def test_uniform_is_keyed_and_uniform() -> None:
     assert torch.equal(draw_uniform((500,), 1, 2, torch.tensor([17]))[0], u[17])
 
 
-ALL_LEVELS: tuple[LevelsConfig, ...] = (
-    UniformLevels(),
-    UniformLevels(per_frame=False),
-    LogitNormalLevels(mean=0.5, std=0.8),
-    ShiftedLevels(shift=3.0),
-    RolloutLevels(pure_noise_clips=0.0, pure_noise_frames=0.25, shift=2.0),
-)
-
-
-@pytest.mark.parametrize("config", ALL_LEVELS, ids=lambda c: f"{c.kind}-{c.per_frame}")
-def test_levels_are_keyed_by_sample_and_lie_in_0_1(config: LevelsConfig) -> None:
-    t = draw_levels(config, 3, 4, torch.arange(50), frames=7)
-    assert t.shape == (50, 7)
-    assert t.dtype == torch.float32
-    assert bool(((t >= 0) & (t <= 1)).all())
-    assert torch.equal(draw_levels(config, 3, 4, torch.tensor([31]), 7)[0], t[31])
-    assert bool((t.std(1) > 0).all()) == config.per_frame
-    assert not torch.equal(draw_levels(config, 3, 5, torch.arange(50), 7), t)
-
-
-def quantiles(config: LevelsConfig) -> Tensor:
-    t = draw_levels(config, 0, 0, torch.arange(2000), frames=10).flatten()
-    return torch.quantile(t, torch.tensor([0.1, 0.5, 0.9]))
-
-
-def test_level_distributions_have_their_quantiles() -> None:
-    q = torch.tensor([0.1, 0.5, 0.9])
-    torch.testing.assert_close(quantiles(UniformLevels()), q, rtol=0, atol=0.01)
-    torch.testing.assert_close(quantiles(ShiftedLevels(shift=3.0)), shifted(q, 3.0), rtol=0, atol=0.015)
-    logit = torch.sigmoid(0.5 + 0.8 * torch.tensor([-1.28155, 0.0, 1.28155]))
-    torch.testing.assert_close(quantiles(LogitNormalLevels(mean=0.5, std=0.8)), logit, rtol=0, atol=0.01)
-
-
-def test_clips_and_frames_of_pure_noise_come_in_their_shares() -> None:
-    t = draw_levels(RolloutLevels(pure_noise_clips=0.3, pure_noise_frames=0.25), 0, 0, torch.arange(3000), frames=10)
-    whole = (t == 1).all(1)
-    assert float(whole.float().mean()) == pytest.approx(0.3, abs=0.025)
-    assert float((t[~whole] == 1).float().mean()) == pytest.approx(0.25, abs=0.015)
-    others = t[t < 1]
-    torch.testing.assert_close(
-        torch.quantile(others, torch.tensor([0.1, 0.5, 0.9])), torch.tensor([0.1, 0.5, 0.9]), rtol=0, atol=0.02
-    )
-    assert float(others.min()) > 0
-
-
-def test_neighbours_are_neighbours_of_the_grid() -> None:
-    grid = time_grid(4, shift=2.0)
-    t, s = draw_neighbours(grid, 0, 0, torch.arange(300), frames=5)
-    where = (grid[None, None] == t[..., None]).float().argmax(-1)
-    assert torch.equal(grid[where], t)
-    assert torch.equal(grid[where + 1], s)
-    assert where.unique().tolist() == [0, 1, 2, 3]
-
-
 def test_configs_round_trip_and_refuse() -> None:
     config = FlowConfig(path="ve", prediction="v")
     assert from_dict(FlowConfig, to_dict(config)) == config
     with pytest.raises(ConfigError, match="path"):
         from_dict(FlowConfig, {"path": "straight"})
-    with pytest.raises(ConfigError, match="std"):
-        from_dict(LogitNormalLevels, {"std": 0.0})
-    with pytest.raises(ConfigError, match="pure_noise_clips"):
-        from_dict(RolloutLevels, {"pure_noise_clips": 1.5})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_level_of_a_noise_ratio_is_its_inverse(path: str) -> None:
+    flow = make(path)
+    t = torch.linspace(0, 1, 201, dtype=torch.float64)
+    torch.testing.assert_close(flow.path.level_of(flow.noise_ratio(t)), t, rtol=0, atol=1e-9)
+    torch.testing.assert_close(flow.log_snr(t[1:-1]), -flow.noise_ratio(t[1:-1]).log())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_raised_is_noised_at_the_higher_level(path: str) -> None:
+    """The transition of the path composes: what was noised to t and raised to s has the coefficients of s."""
+    flow, zero, one = make(path), torch.zeros(SHAPE, dtype=torch.float64), torch.ones(SHAPE, dtype=torch.float64)
+    t, s = torch.full((2, 3), 0.3, dtype=torch.float64), torch.full((2, 3), 0.8, dtype=torch.float64)
+    torch.testing.assert_close(flow.raised(flow.noised(one, zero, t), zero, t, s), flow.noised(one, zero, s))
+    kept, added = flow.raised(flow.noised(zero, one, t), zero, t, s), flow.raised(zero, one, t, s)
+    torch.testing.assert_close(kept**2 + added**2, flow.noised(zero, one, s) ** 2)
+
+
+@pytest.mark.parametrize(("path", "prediction"), PAIRS)
+def test_an_error_of_the_prediction_is_so_large_in_the_clean_frame(path: str, prediction: str) -> None:
+    flow, x, noise, off = make(path, prediction), normal(0), normal(1), normal(2)
+    t = torch.tensor([[0.1, 0.3, 0.5], [0.6, 0.8, 0.9]], dtype=torch.float64)
+    x_t, y = flow.noised(x, noise, t), flow.target(x, noise, t)
+    error = flow.clean(x_t, y + off, t) - x
+    factor = flow.clean_error(t).abs()[..., None, None, None]
+    torch.testing.assert_close(error.abs(), factor * off.abs(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(flow.held_noise(x_t, x, t), noise, rtol=1e-9, atol=1e-9)

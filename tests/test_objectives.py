@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wm.config import from_dict
-from wm.flow import Flow, FlowConfig, Predict, draw_neighbours, time_grid
+from wm.flow import Flow, FlowConfig, Predict, time_grid
+from wm.levels import draw_neighbours
 from wm.objectives import consistency_distillation, flow_matching, pseudo_huber
 
 SHAPE = (2, 3, 4, 6, 10)

@@ -12,10 +12,11 @@ from wm.artifact import DenoiserWeights, World
 from wm.batch import Action, Given
 from wm.conditioning.condition import Condition
 from wm.flow import FlowConfig, Predict, draw_noise, time_grid
+from wm.guidance import guided
 from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
 from wm.rollout import WorldSession
-from wm.samplers import consistency, euler, guided, heun
+from wm.samplers import consistency, euler, heun
 
 BATCH, CONTEXT, SEED = 2, 5, 7
 NEW = 10  # with the context, more than twice the window and the reach of two layers

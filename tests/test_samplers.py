@@ -10,7 +10,8 @@ from torch import Tensor
 
 from wm.config import from_dict
 from wm.flow import Flow, FlowConfig, Predict, time_grid
-from wm.samplers import ancestral, consistency, euler, guided, heun
+from wm.guidance import guided
+from wm.samplers import ancestral, consistency, euler, heun
 
 SHAPE = (2, 3, 4, 6, 10)
 PATHS = ("rectified", "vp_linear", "vp_cosine", "ve")

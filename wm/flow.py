@@ -1,21 +1,21 @@
-"""The mathematics of noise: paths, predictions, one solve, one step, and the draws of levels and noise.
+"""The mathematics of noise: predictions on a path (paths.py), one solve, one step, and draws that are keyed by sample.
 
 t = 0 is data, t = 1 is noise. A path is `x_t = a(t) x + b(t) noise`, a prediction is `y = c(t) x + d(t) noise`; both
-together are a 2x2 system, and everything that trains or samples goes through its solution. No other file writes these
-formulas. `t` is (B, T), one level per frame; latents are (B, T, C, H, W). Coefficients are computed in the dtype of `t`
+together are a 2x2 system, and everything that trains or samples goes through its solution. No file but these two writes
+such formulas. `t` is (B, T), one level per frame; latents are (B, T, C, H, W). Coefficients are computed in the dtype of `t`
 (float32 in use), so bfloat16 latents come back in float32.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from wm.config import Kind, config
+from wm.config import config
+from wm.paths import PATHS, Path
 
 # Predict(x_t, t) -> y: a model with its condition bound. x_t (B, T, C, H, W), t (B, T), y like x_t.
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -25,111 +25,6 @@ LEVEL_MARGIN = 1e-3
 # |determinant| below which the system counts as singular: float32 would return mostly rounding error.
 SMALLEST_DETERMINANT = 1e-5
 
-
-class Path(Protocol):
-    """x_t = a(t) x + b(t) noise with a(0) = 1, b(0) = 0; da and db are the derivatives by t."""
-
-    def a(self, t: Tensor) -> Tensor: ...
-    def b(self, t: Tensor) -> Tensor: ...
-    def da(self, t: Tensor) -> Tensor: ...
-    def db(self, t: Tensor) -> Tensor: ...
-
-
-class Rectified:
-    """Straight lines from data to noise (Liu et al. 2022, arXiv:2209.03003, eq. 1)."""
-
-    def a(self, t: Tensor) -> Tensor:
-        return 1 - t
-
-    def b(self, t: Tensor) -> Tensor:
-        return t
-
-    def da(self, t: Tensor) -> Tensor:
-        return -torch.ones_like(t)
-
-    def db(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-
-class VariancePreservingCosine:
-    """a = cos(pi t / 2), b = sin(pi t / 2) (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, without offset)."""
-
-    def a(self, t: Tensor) -> Tensor:
-        # The sine of the complement: the cosine of a rounded pi / 2 would be -4e-8 instead of 0 at t = 1.
-        return torch.sin((1 - t) * (math.pi / 2))
-
-    def b(self, t: Tensor) -> Tensor:
-        return torch.sin(t * (math.pi / 2))
-
-    def da(self, t: Tensor) -> Tensor:
-        return self.b(t) * (-math.pi / 2)
-
-    def db(self, t: Tensor) -> Tensor:
-        return self.a(t) * (math.pi / 2)
-
-
-class VariancePreservingLinear:
-    """DDPM's linear schedule in continuous time: beta from 0.1 to 20 (Song et al. 2021, arXiv:2011.13456, eq. 33).
-
-    b grows like sqrt(t), so its derivative is infinite at t = 0. da and db are held at their values at t = 1e-5 below
-    that level (the cut that Song et al. use), which keeps the velocity finite and its system solvable down to t = 0.
-    """
-
-    beta_min = 0.1
-    beta_max = 20.0
-    earliest = 1e-5
-
-    def _half_integral(self, t: Tensor) -> Tensor:
-        return t * (self.beta_min / 2 + t * (self.beta_max - self.beta_min) / 4)
-
-    def a(self, t: Tensor) -> Tensor:
-        return torch.exp(-self._half_integral(t))
-
-    def b(self, t: Tensor) -> Tensor:
-        return torch.sqrt(-torch.expm1(-2 * self._half_integral(t)))
-
-    def da(self, t: Tensor) -> Tensor:
-        t = t.clamp(min=self.earliest)
-        return -self.a(t) * (self.beta_min + t * (self.beta_max - self.beta_min)) / 2
-
-    def db(self, t: Tensor) -> Tensor:
-        t = t.clamp(min=self.earliest)
-        return -self.da(t) * self.a(t) / self.b(t)
-
-
-class VarianceExploding:
-    """x + b noise, b growing geometrically from 0 to 80, with EDM's range (Karras et al. 2022, arXiv:2206.00364).
-
-    b = s ((1 + 80/s)^t - 1) with s = 0.002: Song's geometric schedule made to start at 0, so t = 0 is data here too.
-    a(1) is 1: a sample starts from b(1) noise, not from noise. Deviations of the data should be near 1.
-    """
-
-    sigma_min = 0.002
-    sigma_max = 80.0
-
-    @property
-    def _growth(self) -> float:
-        return math.log1p(self.sigma_max / self.sigma_min)
-
-    def a(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def b(self, t: Tensor) -> Tensor:
-        return self.sigma_min * torch.expm1(t * self._growth)
-
-    def da(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
-    def db(self, t: Tensor) -> Tensor:
-        return self.sigma_min * self._growth * torch.exp(t * self._growth)
-
-
-PATHS: dict[str, Callable[[], Path]] = {
-    "rectified": Rectified,
-    "vp_linear": VariancePreservingLinear,
-    "vp_cosine": VariancePreservingCosine,
-    "ve": VarianceExploding,
-}
 Prediction = Literal["velocity", "x", "noise", "v"]
 
 
@@ -211,6 +106,34 @@ class Flow:
         part = eta * torch.sqrt((1 - ratio**2).clamp(min=0))
         return _over(torch.sqrt(1 - part**2), noise) * noise + _over(part, noise) * fresh
 
+    def raised(self, x_t: Tensor, fresh: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """`x_t` brought up to the noisier level `s` by `fresh` standard normal noise, for t < 1.
+
+        The path's own transition (Kingma et al. 2021, arXiv:2107.00630, appendix A.1; EDM's line 6 of alg. 2 where a = 1).
+        """
+        kept = self.path.a(s) / self.path.a(t)
+        added = torch.sqrt((self.path.b(s) ** 2 - (kept * self.path.b(t)) ** 2).clamp(min=0))
+        return _over(kept, x_t) * x_t + _over(added, x_t) * fresh
+
+    def held_noise(self, x_t: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+        """The noise that `x_t` holds at level t > 0 if what it was made of is `clean`."""
+        return (x_t - _over(self.path.a(t), x_t) * clean) / _over(self.path.b(t), x_t)
+
+    def noise_ratio(self, t: Tensor) -> Tensor:
+        """b / a, EDM's sigma: 0 for data, infinite where a = 0. `path.level_of` is its inverse."""
+        return self.path.b(t) / self.path.a(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(a / b): half the log of the signal-to-noise ratio, lambda in DPM-Solver; infinite at the ends."""
+        return -torch.log(self.noise_ratio(t))
+
+    def clean_error(self, t: Tensor) -> Tensor:
+        """By what an error of the prediction at `t` is multiplied to be the error of the clean half of `solve`."""
+        if self.prediction == "x":
+            return torch.ones_like(t)
+        c, d = _row(self.path, self.prediction, t)
+        return self.path.b(t) / (self.path.a(t) * d - self.path.b(t) * c)
+
     def usable(self, t: Tensor) -> Tensor:
         """`t` moved off the end where `solve` is singular, by LEVEL_MARGIN; unchanged for velocity and v."""
         if self.prediction == "x":
@@ -278,86 +201,3 @@ def _draw(
         digest = hashlib.blake2b(f"{stream}/{key[0]}/{key[1]}/{i}".encode(), digest_size=4).digest()
         fill(row, generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")))
     return out
-
-
-@config
-class UniformLevels:
-    kind: Literal["uniform"] = "uniform"
-    per_frame: bool = True  # False: all frames of a clip share one level
-
-    def levels(self, u: Tensor) -> Tensor:
-        return u[0]
-
-
-@config
-class LogitNormalLevels:
-    """sigmoid(mean + std normal) (Esser et al. 2024, arXiv:2403.03206, eq. 19)."""
-
-    kind: Literal["logit_normal"] = "logit_normal"
-    mean: float = 0.0
-    std: float = 1.0
-    per_frame: bool = True
-
-    def __post_init__(self) -> None:
-        _positive("std", self.std)
-
-    def levels(self, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u[0]))
-
-
-@config
-class ShiftedLevels:
-    kind: Literal["shifted"] = "shifted"
-    shift: float = 1.0
-    per_frame: bool = True
-
-    def __post_init__(self) -> None:
-        _positive("shift", self.shift)
-
-    def levels(self, u: Tensor) -> Tensor:
-        return shifted(u[0], self.shift)
-
-
-@config
-class RolloutLevels:
-    """As a rollout asks: the past went through the model as pure noise, a frame begins there and then comes down.
-
-    All frames of some clips are pure noise; in the others each frame on its own is, or has any level.
-    """
-
-    kind: Literal["rollout"] = "rollout"
-    pure_noise_clips: float = 0.5  # share of clips
-    pure_noise_frames: float = 0.6  # share of the frames in the other clips
-    shift: float = 1.0  # of the levels of the other frames, which lie in (0, 1]
-    per_frame: Literal[True] = True
-
-    def __post_init__(self) -> None:
-        _positive("shift", self.shift)
-        for name in ("pure_noise_clips", "pure_noise_frames"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
-
-    def levels(self, u: Tensor) -> Tensor:
-        pure = (u[1] < self.pure_noise_frames) | (u[2, :, :1] < self.pure_noise_clips)
-        return torch.where(pure, 1.0, shifted(1 - u[0], self.shift))
-
-
-LevelsConfig = Annotated[UniformLevels | LogitNormalLevels | ShiftedLevels | RolloutLevels, Kind]
-
-
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ValueError(f"{name} is {value}; it must be above 0")
-
-
-def draw_levels(config: LevelsConfig, seed: int, step: int, index: Tensor, frames: int) -> Tensor:
-    """(B, frames) float32 levels in [0, 1] on the CPU, keyed as `draw_noise`."""
-    u = draw_uniform((3, frames if config.per_frame else 1), seed, step, index, "levels")
-    return config.levels(u.transpose(0, 1)).expand(-1, frames).contiguous()
-
-
-def draw_neighbours(times: Tensor, seed: int, step: int, index: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """(t, s), each (B, frames): a random level of a falling grid with its lower neighbour, for consistency."""
-    u = draw_uniform((frames,), seed, step, index, "levels")
-    which = (u * (len(times) - 1)).long()
-    return times[which], times[which + 1]

@@ -14,10 +14,11 @@ from wm.artifact import World
 from wm.batch import Action, Given
 from wm.conditioning.condition import Condition
 from wm.flow import Predict, draw_noise, time_grid
+from wm.guidance import guided
 from wm.models.denoiser import Denoiser
 from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
-from wm.samplers import consistency, euler, guided, heun
+from wm.samplers import consistency, euler, heun
 
 
 class WorldSession:

@@ -19,10 +19,11 @@ from wm.batch import Batch
 from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
-from wm.flow import draw_neighbours, draw_noise, draw_uniform, time_grid
+from wm.flow import draw_noise, draw_uniform, time_grid
+from wm.guidance import guided
+from wm.levels import draw_neighbours
 from wm.models.vae import LatentScale
 from wm.objectives import consistency_distillation
-from wm.samplers import guided
 from wm.stages.context import StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.stages.frozen import FrozenModule

@@ -12,7 +12,8 @@ from wm.batch import Batch
 from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
-from wm.flow import Flow, FlowConfig, LevelsConfig, RolloutLevels, draw_levels, draw_noise, draw_uniform
+from wm.flow import Flow, FlowConfig, draw_noise, draw_uniform
+from wm.levels import LevelsConfig, RolloutLevels, draw_levels, frames_to_learn
 from wm.models.denoiser import DenoiserConfig, WorldShape
 from wm.models.dit import Past
 from wm.models.vae import LatentScale
@@ -64,7 +65,10 @@ class TrainDiT:
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         assert batch.latents is not None, "the denoiser trains on latents"
         x = self.scale.normalised(batch.latents)
-        t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1]).to(x.device)
+        places = x[0, :, 0].numel()  # of a clip
+        t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1], self.flow, places).to(
+            x.device
+        )
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         kept = draw_uniform((), self.seed, batch.step, batch.index, stream="drop") >= self.config.drop_condition
         keep = kept.to(x.device)
@@ -73,7 +77,7 @@ class TrainDiT:
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoiser(x_t, t, past, batch.given, keep)
 
-        weight = change_weight(x, self.config.change_weight)
+        weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
         return flow_matching(
             self.flow, predict, x, t, noise, weight, lambda t: t**self.config.level_power, self.config.huber
         )
