@@ -6,7 +6,7 @@ chosen prediction is singular at the first level, the model is asked LEVEL_MARGI
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -77,6 +77,26 @@ def guided(predict: Predict, predict_null: Predict, scale: float) -> Predict:
         return null + scale * (predict(x_t, t) - null)
 
     return guide
+
+
+def guided_by_each(predicts: Sequence[Predict], scales: Sequence[float]) -> Predict:
+    """Guidance with a scale for each condition: p0 + s1 (p1 - p0) + s2 (p2 - p1) + ..., one scale less than predicts.
+
+    `predicts` are given more and more, the first one nothing (Brooks et al. 2023, arXiv:2211.09800, eq. 3). Scales of 1 give
+    the last one; with two predicts it is `guided`.
+    """
+    if len(scales) != len(predicts) - 1:
+        raise ValueError(
+            f"{len(scales)} scales for {len(predicts)} predictions: one is needed for each step between them"
+        )
+
+    def guide(x_t: Tensor, t: Tensor) -> Tensor:
+        y = [predict(x_t, t) for predict in predicts]
+        return y[0] + sum(
+            (s * (more - less) for s, less, more in zip(scales, y, y[1:], strict=False)), torch.zeros_like(y[0])
+        )
+
+    return guide if scales else predicts[0]
 
 
 class _Step(NamedTuple):
