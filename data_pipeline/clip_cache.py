@@ -15,6 +15,7 @@ class DecodedClip:
 
     frames: np.ndarray  # (T, 3, H, W) uint8 or (T, C, h, w) float16
     rows: dict[str, np.ndarray]  # action rows by name, each (T, ...) float32
+    caption: str | None = None
 
     @property
     def size(self) -> int:

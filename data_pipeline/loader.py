@@ -62,6 +62,7 @@ class _Window:
     name: str
     frames: np.ndarray  # (clip_frames, C, H, W)
     rows: dict[str, np.ndarray]  # (clip_frames, ...)
+    caption: str | None
 
 
 def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, seed: int) -> "Batches":
@@ -122,7 +123,7 @@ class Batches:
         return Batch(
             step=cursor // self.config.global_batch_size,
             index=torch.tensor(positions, dtype=torch.int64),
-            given=Given(action=Action.concatenate([to_action(window.rows) for window in windows], 0)),
+            given=Given(Action.concatenate([to_action(window.rows) for window in windows], 0), _text(windows)),
             video=None if latents else stacked,
             latents=stacked if latents else None,
             sample_ids=tuple(window.name for window in windows),
@@ -169,14 +170,18 @@ class Batches:
         start = self._windows.start(entry.num_frames, self._events[clip], epoch, clip, window)
         cut = slice(start, start + length)
         if self._cache is None:
-            frames, rows = self._frames(clip, start, length), self.dataset.rows(clip)
+            frames, rows, caption = self._frames(clip, start, length), self.dataset.rows(clip), self._caption(clip)
         else:
             whole = self._cache.get(clip, self._decode)
-            frames, rows = whole.frames[cut], whole.rows
-        return _Window(f"{entry.key}@{start}", frames, {name: values[cut] for name, values in rows.items()})
+            frames, rows, caption = whole.frames[cut], whole.rows, whole.caption
+        return _Window(f"{entry.key}@{start}", frames, {name: values[cut] for name, values in rows.items()}, caption)
 
     def _decode(self, clip: int) -> DecodedClip:
-        return DecodedClip(self._frames(clip), self.dataset.rows(clip))
+        return DecodedClip(self._frames(clip), self.dataset.rows(clip), self._caption(clip))
+
+    def _caption(self, clip: int) -> str | None:
+        caption: str | None = self.dataset.meta(clip).get("caption")
+        return caption
 
     def _frames(self, clip: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """(count, C, H, W), whatever order the disk has."""
@@ -208,3 +213,14 @@ class Batches:
         readers = math.ceil(self.config.num_readers / self.world_size)
         at_once = min(readers * self.config.block_clips, len(self.dataset.clips))
         return at_once * clip_bytes <= self.config.cache_megabytes << 20
+
+
+def _text(windows: list[_Window]) -> tuple[str, ...] | None:
+    """The captions of a batch; None where no clip has one. DataError where only some have."""
+    captions = [window.caption for window in windows if window.caption is not None]
+    if captions and len(captions) < len(windows):
+        bare = next(window.name for window in windows if window.caption is None)
+        raise DataError(
+            f"sample {bare} has no caption and others have: write an empty one where there is nothing to say"
+        )
+    return tuple(captions) or None

@@ -63,6 +63,8 @@ def _meta(
         "policy_seed": policy_seed,
         "events": [list(info.get("events", ())) for info in infos],
     }
+    if "caption" in infos[0]:
+        meta["caption"] = infos[0]["caption"]
     if any("state" in info for info in infos):
         meta["state"] = [info.get("state", {}) for info in infos]
     return meta

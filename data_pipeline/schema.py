@@ -41,7 +41,8 @@ class Sample:
 
     key: str  # letters, digits, - and _
     actions: dict[str, np.ndarray]  # pointer (T, 2), buttons (T, nb, 3), keys (T, nk, 3), wheel (T, 2), axes (T, na)
-    meta: dict[str, Any]  # fps, num_frames, source, environment, version, seed, ...; values of PER_FRAME are T long
+    # fps, num_frames, source, environment, version, seed, perhaps a caption, ...; values of PER_FRAME are T long
+    meta: dict[str, Any]
     video: np.ndarray | None = None  # (T, H, W, 3) uint8
     latents: np.ndarray | None = None  # (T, C, h, w) float16, raw
 
@@ -149,6 +150,8 @@ def check(sample: Sample) -> None:
     for name, axes in ACTION_SHAPES.items():
         _check_rows(sample, name, axes)
     _check_frames(sample)
+    if not isinstance(sample.meta.get("caption", ""), str):
+        raise DataError(f"sample {sample.key}: its caption is {sample.meta['caption']!r}, need text")
     for name in PER_FRAME:
         num_values = len(sample.meta.get(name, sample))
         if num_values != len(sample):

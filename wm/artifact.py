@@ -56,6 +56,7 @@ class DenoiserWeights:
     num_steps: int  # model calls a frame unless asked otherwise
     shift: float  # of the time grid
     guidance_scale: float = 1.0
+    text_guidance_scale: float = 1.0  # of the text alone
 
 
 @config

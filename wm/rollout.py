@@ -12,9 +12,10 @@ from torch import Tensor
 
 from wm.artifact import World
 from wm.batch import Action, Given
+from wm.conditioning.caption import without_text
 from wm.conditioning.condition import Condition
 from wm.flow import Predict, draw_noise, time_grid
-from wm.guidance import guided
+from wm.guidance import Scaled, chained
 from wm.models.denoiser import Denoiser
 from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
@@ -36,11 +37,21 @@ class WorldSession:
         self.times = time_grid(self.card.num_steps if num_steps is None else num_steps, self.card.shift)
         self.seed, self.batch = seed, batch
         self.frame = 0  # number of the next frame since reset
-        self.dreamer = _Dreamer(self.denoiser, self.denoiser.condition)
-        self.null_dreamer = None if self.card.guidance_scale == 1 else _Dreamer(self.denoiser, self.denoiser.null)
+        self.text: tuple[str, ...] | None = None
+        self.past: Past | None = None  # of the next frame
+        self.dreamers, self.scales = self._guiding()
 
     @torch.inference_mode()
-    def reset(self, frames: Tensor, action: Action) -> Tensor:
+    def begin(self, text: tuple[str, ...] | None = None) -> None:
+        """Begin with nothing to go on from but B captions: the first step gives a clip's first frame."""
+        self.text, self.frame = self._said(text), 0
+        for dreamer in self.dreamers:
+            dreamer.forget()
+        nothing = torch.zeros_like(self._start(1))
+        self.past = Past(nothing, torch.ones(nothing.shape[:2], device=self.device))
+
+    @torch.inference_mode()
+    def reset(self, frames: Tensor, action: Action, text: tuple[str, ...] | None = None) -> Tensor:
         """Begin after real `frames` (B, T, 3, H, W) uint8 with their `action` (B, T); the last one as the model sees it.
 
         What comes back lies on the device of the action, as with `step`.
@@ -55,10 +66,10 @@ class WorldSession:
             )
         taken = self._taken(action, frames.shape[1])
         x = self.scale.normalised(self.world.vae.encode(to_unit_range(frames.to(self.device))).mean)
-        self.frame = 0
+        self.text, self.frame = self._said(text), 0
         shown, level = self._shown(x)
-        for dreamer in self._dreamers():
-            dreamer.see(self._start(x.shape[1]), Past.of(shown, level), Given(action=taken))
+        for dreamer in self.dreamers:
+            dreamer.see(self._start(x.shape[1]), Past.of(shown, level), Given(taken, self.text))
         self.past = Past(shown[:, -1:], level[:, -1:])
         self.frame = x.shape[1]
         return self._decoded(x[:, -1:]).to(action.pointer.device)
@@ -71,13 +82,11 @@ class WorldSession:
     @torch.inference_mode()
     def dream(self, action: Action) -> Tensor:
         """The next frame in latent space, (B, 1, C, h, w) normalised; it is remembered."""
-        if self.frame == 0:
-            raise ValueError("nothing to go on from: reset comes before step")
-        taken = self._taken(action, 1)
-        given = Given(action=taken)
-        predict = self.dreamer.predictor(self.past, given)
-        if self.null_dreamer is not None:
-            predict = guided(predict, self.null_dreamer.predictor(self.past, given), self.card.guidance_scale)
+        if self.past is None:
+            raise ValueError("nothing to go on from: begin or reset comes before step")
+        given = Given(self._taken(action, 1), self.text)
+        least, *more = [dreamer.predictor(self.past, given) for dreamer in self.dreamers]
+        predict = chained(least, [Scaled(*part) for part in zip(more, self.scales, strict=True)])
         match self.card.sampler:
             case "consistency":
                 x = consistency(self.flow, predict, self._start(1), self.times, lambda i: self._noise(f"fresh {i}"))
@@ -85,7 +94,7 @@ class WorldSession:
                 x = heun(self.flow, predict, self._start(1), self.times)
             case "euler":
                 x = euler(self.flow, predict, self._start(1), self.times)
-        for dreamer in self._dreamers():
+        for dreamer in self.dreamers:
             dreamer.memory.commit()
         self.past = Past(*self._shown(x))
         self.frame += 1
@@ -109,8 +118,24 @@ class WorldSession:
             raise ValueError(f"actions of shape {shape} given where {(self.batch, num_frames)} are needed")
         return action.to(self.device)
 
-    def _dreamers(self) -> "list[_Dreamer]":
-        return [self.dreamer] if self.null_dreamer is None else [self.dreamer, self.null_dreamer]
+    def _said(self, text: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if text is not None and len(text) != self.batch:
+            raise ValueError(f"{len(text)} captions given to a session of {self.batch}")
+        return text
+
+    def _guiding(self) -> "tuple[list[_Dreamer], list[float]]":
+        """What is asked, the least informed first, and the scales between them: nothing, all but the text, all."""
+        denoiser, dreamers = self.denoiser, [_Dreamer(self.denoiser, self.denoiser.condition)]
+        scales: list[float] = []
+
+        def wordless(given: Given) -> Condition:
+            return denoiser.condition(without_text(given, torch.ones(self.batch, dtype=torch.bool)))
+
+        for condition, scale in ((wordless, self.card.text_guidance_scale), (denoiser.null, self.card.guidance_scale)):
+            if scale != 1:
+                dreamers.insert(0, _Dreamer(denoiser, condition))
+                scales.insert(0, scale)
+        return dreamers, scales
 
     def _noise(self, stream: str, later: int = 0) -> Tensor:
         """(B, 1, C, h, w) for the frame `later` after the next."""
@@ -129,9 +154,12 @@ class _Dreamer:
         self.denoiser, self.condition = denoiser, condition
         self.memory = denoiser.dit.memory()
 
+    def forget(self) -> None:
+        self.memory = self.denoiser.dit.memory()
+
     def see(self, start: Tensor, past: Past, given: Given) -> None:
         """Forget, then take in frames by what led to them; `start` is pure noise, as where they would have begun."""
-        self.memory = self.denoiser.dit.memory()
+        self.forget()
         self.denoiser.dit(start, torch.ones_like(past.level), past, self.condition(given), self.memory)
         self.memory.hold()
         self.memory.commit()

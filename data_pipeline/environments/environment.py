@@ -55,7 +55,8 @@ class Environment(Protocol):
     """A screen that takes input. The same seed and the same Controls give the same frames where it is simulated.
 
     `info` holds "pointer" (x, y); "events", the kinds of the transitions that this step caused, as far as known;
-    "state", a JSON-able mapping of the hidden truth, as far as known.
+    "state", a JSON-able mapping of the hidden truth, as far as known; "caption", after a reset, what the episode shows
+    in words, where there are some.
     """
 
     name: str

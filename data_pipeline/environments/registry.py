@@ -4,7 +4,8 @@ from typing import Annotated
 
 from data_pipeline.environments.desktop_sim import DesktopSimConfig
 from data_pipeline.environments.gymnasium_world import GymnasiumConfig
+from data_pipeline.environments.shapes import ShapesConfig
 from data_pipeline.environments.x11_desktop import X11DesktopConfig
 from wm.config import Kind
 
-EnvironmentConfig = Annotated[DesktopSimConfig | X11DesktopConfig | GymnasiumConfig, Kind]
+EnvironmentConfig = Annotated[DesktopSimConfig | ShapesConfig | X11DesktopConfig | GymnasiumConfig, Kind]

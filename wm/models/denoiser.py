@@ -1,11 +1,14 @@
 """Denoiser: conditioner and DiT, the module that is trained, saved and played."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from wm.batch import ActionSpace, Given
 from wm.conditioning.action import ActionConditionerConfig
+from wm.conditioning.caption import TextConditionerConfig
 from wm.conditioning.condition import Condition, dropped
-from wm.config import config
+from wm.config import Kind, config
 from wm.models.dit import DiTConfig, Memory, Past
 
 
@@ -23,7 +26,15 @@ class WorldShape:
 @config
 class DenoiserConfig:
     dit: DiTConfig = DiTConfig()
-    conditioner: ActionConditionerConfig = ActionConditionerConfig()
+    conditioner: Annotated[ActionConditionerConfig | TextConditionerConfig, Kind] = ActionConditionerConfig()
+
+    def __post_init__(self) -> None:
+        speaks, reads = isinstance(self.conditioner, TextConditionerConfig), self.dit.text != "none"
+        if speaks != reads:
+            raise ValueError(
+                f"conditioner {self.conditioner.kind} and dit.text {self.dit.text} do not fit: text is what the conditioner "
+                f"of kind text gives and what dit.text cross reads; set dit.text={'cross' if speaks else 'none'}"
+            )
 
     def build(self, shape: WorldShape) -> "Denoiser":
         return Denoiser(self, shape)

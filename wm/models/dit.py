@@ -15,6 +15,7 @@ from wm.conditioning.condition import Condition
 from wm.config import config
 from wm.models.hourglass import Down, Up
 from wm.nn.attention import attend
+from wm.nn.cross_attention import CrossAttention
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
 from wm.nn.rope import apply_rope, frame_angles, grid_angles
 
@@ -84,8 +85,11 @@ class Block(nn.Module):
     Time comes first: a new frame is noise until it has looked at the one before, and has nothing to tell its tokens.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str, looks_back: bool) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str, looks_back: bool, reads: bool = False
+    ) -> None:
         super().__init__()
+        self.text = CrossAttention(hidden_size, num_heads, backend) if reads else None
         self.space = Attention(hidden_size, num_heads, backend)
         self.time = Attention(hidden_size, num_heads, backend) if looks_back else None
         self.mlp = MLP(hidden_size, mlp_ratio)
@@ -99,6 +103,8 @@ class Block(nn.Module):
         if self.time is not None:
             x = time[0].leave(x, self._time(self.time, time[0].enter(x), layer, view))
         x = space.leave(x, self._space(space.enter(x), view))
+        if self.text is not None:
+            x = x + self.text(x, *view.text)
         return feed.leave(x, self.mlp(feed.enter(x)))
 
     def _space(self, x: Tensor, view: "View") -> Tensor:
@@ -119,6 +125,8 @@ class Block(nn.Module):
 
 class View:
     """What all blocks of one forward share: positions, who sees whom, and the memory."""
+
+    text: tuple[Tensor, Tensor | None]  # tokens (B, L, D) that are read, and their mask; in models that read
 
     def __init__(self, grid: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
         self.grid = grid  # (N, head_dim) rotary angles in the frame
@@ -159,6 +167,7 @@ class DiTConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 2
     stamps: int = 4  # pictures that are drawn where the maps say, such as the cursor's shapes; 0 for none
+    text: Literal["none", "cross"] = "none"  # how tokens of text are read: by cross-attention in every block
     time_every: int = 1  # every so manieth block looks back in time, the first one always
     window: int = 16  # frames that a frame attends to, itself included
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
@@ -189,7 +198,14 @@ class DiT(nn.Module):
         self.level, self.past_level = LevelEmbedding(size), LevelEmbedding(size)
         self.modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 9 * size)))
         self.blocks = nn.ModuleList(
-            Block(size, config.num_heads, config.mlp_ratio, config.attention, looks_back=i % config.time_every == 0)
+            Block(
+                size,
+                config.num_heads,
+                config.mlp_ratio,
+                config.attention,
+                i % config.time_every == 0,
+                config.text == "cross",
+            )
             for i in range(config.depth)
         )
         self.keep = zero_initialised(nn.Linear(size, channels))
@@ -221,6 +237,8 @@ class DiT(nn.Module):
         if condition.frames is not None:
             tokens = tokens + condition.frames.unsqueeze(2)
         view = self._view(x_t, rows, memory)
+        if condition.tokens is not None:
+            view.text = condition.tokens, condition.mask
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, modulation, i // self.config.time_every, view)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wm.artifact import DenoiserWeights, load_denoiser, save_weights
 from wm.batch import Batch
+from wm.conditioning.caption import without_text
 from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
@@ -39,6 +40,7 @@ class DistillConfig:
     num_intervals: int = 16  # of the time grid that a teacher's step spans
     shift: float = 1.0  # of that grid: above 1 more of it lies near noise
     guidance_scale: float = 1.0  # of the teacher, which the student then has without a second call
+    text_guidance_scale: float = 1.0  # of the text alone, likewise
     resting_frames: float = 0.5  # share of frames that stay pure noise and carry no loss, as the past of the others
     past_max: float = 0.2  # levels below it, at which the frame before is shown
     change_weight: float = 5.0
@@ -84,9 +86,9 @@ class Distill:
         past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
         given = {"past": past, "given": batch.given}
         nothing = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
-        teacher = guided(
-            partial(self.teacher, **given), partial(self.teacher, **given, keep=nothing), self.config.guidance_scale
-        )
+        wordless = partial(self.teacher, past=past, given=without_text(batch.given, ~nothing))
+        teacher = guided(partial(self.teacher, **given), wordless, self.config.text_guidance_scale)
+        teacher = guided(teacher, partial(self.teacher, **given, keep=nothing), self.config.guidance_scale)
         student, target = partial(self.student, **given), partial(self.target.module, **given)
         weight = change_weight(x, self.config.change_weight)
         return consistency_distillation(self.flow, student, target, teacher, x, t, s, noise, weight, self.config.huber)
@@ -103,6 +105,7 @@ class Distill:
             num_steps=self.config.num_steps,
             shift=self.config.rollout_shift,
             guidance_scale=1.0,
+            text_guidance_scale=1.0,
         )
 
     def finish(self, folder: Path) -> Mapping[str, Any]:

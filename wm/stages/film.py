@@ -32,7 +32,7 @@ def rollout_strip(
         assert isinstance(module, Denoiser)
         world = World(_manifest(card, tokenizer, context), tokenizer, {"student": module})
         session = WorldSession(world, seed=context.seed, batch=len(clips))
-        session.reset(real[:, :half], action[:, :half])
+        session.reset(real[:, :half], action[:, :half], clips.given.text)
         dreamed = [session.step(action[:, i : i + 1]) for i in range(half, real.shape[1])]
     below = torch.cat([real[:, :half], torch.stack(dreamed, 1)], dim=1)
     both = torch.cat([real, below], dim=-2).float() / 255

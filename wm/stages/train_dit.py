@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wm.artifact import DenoiserWeights, save_weights
 from wm.batch import Batch
+from wm.conditioning.caption import without_text
 from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
@@ -36,11 +37,13 @@ class TrainDiTConfig:
     )
     change_weight: float = 5.0  # how much more a latent counts that differs from the frame before
     drop_condition: float = 0.05  # share of clips trained without condition, for guidance
+    drop_text: float = 0.1  # share of clips trained without their text alone
     context_level: float = 0.05  # at which a rollout shows past frames
     past_max: float = 0.2  # levels below it, at which the frame before is shown
     num_steps: int = 16  # of a rollout
     shift: float = 1.0  # of its time grid
     guidance_scale: float = 1.0  # of a rollout
+    text_guidance_scale: float = 1.0  # of the text alone
 
     def build(self, context: StageContext) -> "TrainDiT":
         return TrainDiT(self, context)
@@ -73,9 +76,11 @@ class TrainDiT:
         kept = draw_uniform((), self.seed, batch.step, batch.index, stream="drop") >= self.config.drop_condition
         keep = kept.to(x.device)
         past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
+        wordless = draw_uniform((), self.seed, batch.step, batch.index, stream="drop text") < self.config.drop_text
+        given = without_text(batch.given, wordless)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x_t, t, past, batch.given, keep)
+            return self.denoiser(x_t, t, past, given, keep)
 
         weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
         return flow_matching(
@@ -102,6 +107,7 @@ class TrainDiT:
             num_steps=config.num_steps,
             shift=config.shift,
             guidance_scale=config.guidance_scale,
+            text_guidance_scale=config.text_guidance_scale,
         )
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
