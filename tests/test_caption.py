@@ -15,7 +15,7 @@ from wm.conditioning.text import ByteTextConfig
 from wm.config import ConfigError, from_dict, to_dict
 from wm.flow import draw_noise
 from wm.models.denoiser import Denoiser, DenoiserConfig
-from wm.models.dit import Past
+from wm.models.memory import Past
 from wm.rollout import WorldSession
 
 TEXT = ("a red circle", "two blue squares")
@@ -76,7 +76,7 @@ def built(config: DenoiserConfig) -> Denoiser:
 
 def some_input() -> tuple[Tensor, Tensor, Past]:
     x, past = (draw_noise((3, SHAPE.channels, SHAPE.rows, SHAPE.columns), s, 0, torch.arange(2)) for s in (0, 1))
-    return x, torch.full((2, 3), 0.7), Past.of(past, torch.full((2, 3), 0.05))
+    return x, torch.full((2, 3), 0.7), Past.of(past, torch.full((2, 3), 0.05), past)
 
 
 @pytest.mark.parametrize("config", [WORDS, BOTH], ids=["words", "words and actions"])
@@ -122,7 +122,7 @@ def test_a_clip_begun_from_words_is_the_whole_clip_at_once() -> None:
     shown, level = play._shown(x)
     start = play._start(frames)
     t = torch.ones(2, frames)
-    y = play.denoiser(start, t, Past.of(shown, level), Given(Action.idle(SPACE, 2, frames), TEXT))
+    y = play.denoiser(start, t, Past.of(shown, level, x), Given(Action.idle(SPACE, 2, frames), TEXT))
     torch.testing.assert_close(play.flow.clean(start, y, t), x, rtol=1e-4, atol=1e-4)
 
 

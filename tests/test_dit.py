@@ -11,10 +11,11 @@ from wm.batch import ActionSpace, Given
 from wm.conditioning.action import ActionConditionerConfig
 from wm.conditioning.condition import Condition
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
-from wm.models.dit import DiT, DiTConfig, Past, window_mask
+from wm.models.dit import DiT, DiTConfig, window_mask
+from wm.models.memory import Past
 from wm.nn.layers import LevelEmbedding
 
-SMALL = DiTConfig(hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, widths=(6,), window=3)
+SMALL = DiTConfig(hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, widths=(6,), window=3, recall=5)
 B, T, C, M, H, W = 2, 9, 3, 5, 4, 6
 
 
@@ -33,8 +34,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Past, Condition]:
     t, level = torch.rand(2, B, T, generator=torch.Generator().manual_seed(seed))
-    past = Past(normal(B, T, C, H, W, seed=seed + 3), level)
-    condition = Condition(frames=normal(B, T, 16, seed=seed + 1), maps=normal(B, T, M, H, W, seed=seed + 2))
+    past = Past(normal(B, T, C, H, W, seed=seed + 3), level, normal(B, T, C, H, W, seed=seed + 4))
+    condition = Condition(
+        frames=normal(B, T, 16, seed=seed + 1),
+        maps=normal(B, T, M, H, W, seed=seed + 2),
+        place=normal(B, T, H, W, seed=seed + 5).flatten(2).softmax(-1).view(B, T, H, W),
+    )
     return normal(B, T, C, H, W, seed=seed), t, past, condition
 
 
@@ -46,8 +51,11 @@ def mixed(frames: list[int]) -> tuple[Tensor, Tensor, Past, Condition]:
     assert condition.maps is not None
     assert other.frames is not None
     assert other.maps is not None
+    assert condition.place is not None
+    assert other.place is not None
     pairs = [(x_t, other_x), (t, other_t), (condition.frames, other.frames), (condition.maps, other.maps)]
-    pairs += [(past.x_t, other_past.x_t), (past.level, other_past.level)]
+    pairs += [(past.x_t, other_past.x_t), (past.level, other_past.level), (past.x, other_past.x)]
+    pairs += [(condition.place, other.place)]
     for one, another in pairs:
         one[:, frames] = another[:, frames]
     return x_t, t, past, condition
@@ -73,7 +81,7 @@ def test_a_frame_ignores_later_frames_exactly() -> None:
 def test_only_the_blocks_that_look_back_carry_anything_on() -> None:
     dit = small(dataclasses.replace(SMALL, depth=3, window=3, time_every=2))
     assert changed(dit(*inputs()), dit(*mixed([1]))) == [1, 2, 3, 4, 5]  # two blocks look back, two frames each
-    assert len(dit.memory().frames) == 2
+    assert len(dit.memory().frames) == 2 + 1  # and what places recall
 
 
 @pytest.mark.parametrize(("depth", "window"), [(1, 3), (2, 3), (3, 2), (2, 1)])
@@ -91,12 +99,13 @@ def test_what_a_frame_is_depends_on_the_distance_to_others_and_not_on_where_the_
     x_t, t, past, condition = inputs()
     assert condition.frames is not None
     assert condition.maps is not None
+    assert condition.place is not None
     first = 3
     cut = dit(
         x_t[:, first:],
         t[:, first:],
-        Past(past.x_t[:, first:], past.level[:, first:]),
-        Condition(frames=condition.frames[:, first:], maps=condition.maps[:, first:]),
+        Past(past.x_t[:, first:], past.level[:, first:], past.x[:, first:]),
+        Condition(frames=condition.frames[:, first:], maps=condition.maps[:, first:], place=condition.place[:, first:]),
     )
     # Frames whose whole past, over all layers, is still there.
     seen = (SMALL.window - 1) * SMALL.depth
@@ -119,15 +128,16 @@ def test_the_level_of_the_past_changes_a_frame() -> None:
     x_t, t, past, condition = inputs()
     level = past.level.clone()
     level[:, 4] = 0.5 * level[:, 4]
-    assert changed(dit(x_t, t, past, condition), dit(x_t, t, Past(past.x_t, level), condition))[0] == 4
+    assert changed(dit(x_t, t, past, condition), dit(x_t, t, Past(past.x_t, level, past.x), condition))[0] == 4
 
 
 def test_the_past_of_a_clip_is_the_clip_one_frame_later() -> None:
     x_t, t, *_ = inputs()
-    past = Past.of(x_t, t)
+    past = Past.of(x_t, t, x_t)
     assert torch.equal(past.x_t[:, 1:], x_t[:, :-1])
     assert torch.equal(past.level[:, 1:], t[:, :-1])
     assert not past.x_t[:, 0].any()
+    assert torch.equal(past.x, past.x_t)
     assert (past.level[:, 0] == 1).all()
 
 
@@ -136,8 +146,9 @@ def test_samples_are_independent() -> None:
     x_t, t, past, condition = inputs()
     assert condition.frames is not None
     assert condition.maps is not None
-    one = Condition(frames=condition.frames[1:], maps=condition.maps[1:])
-    alone = dit(x_t[1:], t[1:], Past(past.x_t[1:], past.level[1:]), one)
+    assert condition.place is not None
+    one = Condition(frames=condition.frames[1:], maps=condition.maps[1:], place=condition.place[1:])
+    alone = dit(x_t[1:], t[1:], Past(past.x_t[1:], past.level[1:], past.x[1:]), one)
     torch.testing.assert_close(alone, dit(x_t, t, past, condition)[1:], atol=1e-5, rtol=1e-4)
 
 
@@ -146,7 +157,7 @@ def test_order_in_time_and_place_matters() -> None:
     dit = small(dataclasses.replace(SMALL, depth=1, window=T))
     x_t = normal(B, T, C, H, W)
     t, nothing = torch.full((B, T), 0.5), Condition(maps=torch.zeros(B, T, M, H, W))
-    past = Past(torch.zeros_like(x_t), t)
+    past = Past(torch.zeros_like(x_t), t, torch.zeros_like(x_t))
     out = dit(x_t, t, past, nothing)
     swapped = x_t.clone()
     swapped[:, [T - 3, T - 2]] = x_t[:, [T - 2, T - 3]]
@@ -164,9 +175,10 @@ def test_gradient_reaches_every_parameter() -> None:
 def test_a_new_one_says_nothing_until_it_has_learned() -> None:
     torch.manual_seed(0)
     x_t, t, past, _ = inputs()
-    assert not SMALL.build(C, 0)(x_t, t, past, Condition()).any()
+    mute = dataclasses.replace(SMALL, recall=0)
+    assert not mute.build(C, 0)(x_t, t, past, Condition()).any()
     # What the maps stamp begins almost as nothing, but as a different one for each stamp.
-    assert 0 < SMALL.build(C, M)(*inputs()).abs().max() < 0.5
+    assert 0 < mute.build(C, M)(*inputs()).abs().max() < 0.5
 
 
 def test_no_condition_at_all_is_a_condition() -> None:
@@ -180,7 +192,7 @@ def test_no_condition_at_all_is_a_condition() -> None:
 @pytest.mark.parametrize("size", [(5, 6), (4, 7)])
 def test_latents_that_do_not_divide_into_patches_are_refused(size: tuple[int, int]) -> None:
     x_t, t = torch.zeros(B, T, C, *size), torch.zeros(B, T)
-    dit, past = small(num_maps=0), Past(x_t, t)
+    dit, past = small(num_maps=0), Past(x_t, t, x_t)
     with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} do not divide into patches of 2x2"):
         dit(x_t, t, past, Condition())
 
@@ -240,7 +252,7 @@ def test_a_large_denoiser_has_its_shapes_on_the_meta_device() -> None:
     with torch.device("meta"):
         built = DenoiserConfig(dit=dit, conditioner=ActionConditionerConfig()).build(shape)
         x_t, t = torch.empty(1, 3, 16, 48, 64), torch.empty(1, 3)
-        out = built(x_t, t, Past(x_t, t), Given(action=some_action(1, 3).to("meta")))
+        out = built(x_t, t, Past(x_t, t, x_t), Given(action=some_action(1, 3).to("meta")))
     assert out.shape == (1, 3, 16, 48, 64)
     assert out.device.type == "meta"
     parameters = sum(p.numel() for p in built.parameters())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wm.models.hourglass import Down, Stamps, Up, fold_sizes
+from wm.models.hourglass import Down, Drawn, Stamps, Up, fold_sizes
 
 B, T, J, C, M, D = 2, 3, 5, 4, 6, 16
 H, W = 16, 24
@@ -43,7 +43,17 @@ def test_tokens_and_change_have_their_shapes(widths: tuple[int, ...]) -> None:
     tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D))
     assert tokens.shape == (B, T, (H // 4) * (W // 4), D)
     assert [tuple(level.shape) for level in levels] == [(B * T, w, H >> i, W >> i) for i, w in enumerate(widths)]
-    assert up(tokens, levels, H // 4, noise(B, T, M, H, W)).shape == (B, T, C, H, W)
+    drawn = up(tokens, levels, H // 4, noise(B, T, D), noise(B, T, M, H, W))
+    assert drawn.over(noise(B, T, C, H, W)).shape == (B, T, C, H, W)
+    assert drawn.share.shape == (B, T, 1, H, W)
+    assert drawn.features.shape == (B * T, widths[0], H, W)
+
+
+def test_what_is_drawn_lies_over_what_was_held() -> None:
+    picture, held = noise(B, T, C, H, W), noise(B, T, C, H, W, seed=1)
+    share = (noise(B, T, 1, H, W, seed=2) > 0).float()
+    over = Drawn(picture, share, 0.0, held).over(held)
+    assert torch.equal(over, torch.where(share.bool(), picture, held))
 
 
 def test_a_screen_that_moves_by_a_token_moves_what_is_drawn() -> None:
@@ -53,7 +63,7 @@ def test_a_screen_that_moves_by_a_token_moves_what_is_drawn() -> None:
 
     def drawn(joined: Tensor, maps: Tensor) -> Tensor:
         tokens, levels = down(joined, state)
-        return up(tokens, levels, H // 4, maps)
+        return up(tokens, levels, H // 4, state, maps).over(0.0)
 
     whole, moved = drawn(joined, maps), drawn(joined.roll(4, -1), maps.roll(4, -1))
     torch.testing.assert_close(moved[..., 12:-8], whole[..., 8:-12], atol=1e-4, rtol=1e-4)
@@ -65,7 +75,9 @@ def test_a_token_is_drawn_in_its_place() -> None:
     tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D))
     other = tokens.clone()
     other[1, 2, 1 * (W // 4) + 4] += 1.0
-    moved = (up(other, levels, H // 4, None) - up(tokens, levels, H // 4, None)).abs().amax(2) > 1e-6
+    state = noise(B, T, D, seed=1)
+    drawn = [up(some, levels, H // 4, state, None).over(0.0) for some in (other, tokens)]
+    moved = (drawn[0] - drawn[1]).abs().amax(2) > 1e-6
     where = moved.nonzero()
     assert where[:, 0].unique().tolist() == [1]
     assert where[:, 1].unique().tolist() == [2]

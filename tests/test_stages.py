@@ -199,13 +199,17 @@ def test_encoding_gives_the_mean_whatever_goes_through_at_once(root: Path) -> No
 # --- the denoisers -------------------------------------------------------------------------------------------------
 
 
-def test_what_changed_counts_more() -> None:
-    x = torch.zeros(1, 3, 2, 4, 6)
+def test_what_changed_counts_more_and_the_more_the_less_it_is() -> None:
+    x = torch.zeros(1, 4, 2, 4, 6)
     x[0, 1:, :, 2, 5] = 1.0
+    x[0, 3, :, 1] = 1.0
     weight = change_weight(x, 5.0)
-    assert weight.shape == (1, 3, 1, 4, 6)
-    assert torch.nonzero(weight - 1).tolist() == [[0, 1, 0, 2, 5]]
-    assert weight.max() == 6.0
+    assert weight.shape == (1, 4, 1, 4, 6)
+    assert torch.nonzero(weight[0, 1] - 1).tolist() == [[0, 2, 5]]
+    assert (weight[0, ::2] == 1).all()
+    # Over a frame the extra squares to weight^2, however many latents it falls to.
+    extra = (weight - 1).square().mean((2, 3, 4))[0, [1, 3]]
+    torch.testing.assert_close(extra, torch.full((2,), 25.0))
 
 
 def test_a_dataset_of_frames_is_refused(root: Path) -> None:

@@ -15,7 +15,9 @@ from wm.models.vae import VideoVAE, VideoVAEConfig
 
 SPACE = ActionSpace(buttons=("left", "right"), keys=("KeyA", "KeyB", "Enter"), wheel=True, axes=("x",), fps=8.0)
 VAE = VideoVAEConfig(latent_channels=3, patch=2, widths=(6, 8), encoder_depth=1, decoder_depth=1)
-DENOISER = DenoiserConfig(dit=DiTConfig(hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, window=4))
+DENOISER = DenoiserConfig(
+    dit=DiTConfig(hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, window=4, recall=4)
+)
 ROWS, COLUMNS, STRIDE = 4, 6, 4
 HEIGHT, WIDTH = ROWS * STRIDE, COLUMNS * STRIDE
 SHAPE = WorldShape(action_space=SPACE, channels=3, rows=ROWS, columns=COLUMNS, stride=STRIDE)

@@ -17,7 +17,7 @@ from wm.conditioning.condition import Condition
 from wm.flow import Predict, draw_noise, time_grid
 from wm.guidance import Scaled, chained
 from wm.models.denoiser import Denoiser
-from wm.models.dit import Past
+from wm.models.memory import Past
 from wm.models.vae import to_pixels, to_unit_range
 from wm.samplers import consistency, euler, heun
 
@@ -48,7 +48,7 @@ class WorldSession:
         for dreamer in self.dreamers:
             dreamer.forget()
         nothing = torch.zeros_like(self._start(1))
-        self.past = Past(nothing, torch.ones(nothing.shape[:2], device=self.device))
+        self.past = Past(nothing, torch.ones(nothing.shape[:2], device=self.device), nothing)
 
     @torch.inference_mode()
     def reset(self, frames: Tensor, action: Action, text: tuple[str, ...] | None = None) -> Tensor:
@@ -69,8 +69,8 @@ class WorldSession:
         self.text, self.frame = self._said(text), 0
         shown, level = self._shown(x)
         for dreamer in self.dreamers:
-            dreamer.see(self._start(x.shape[1]), Past.of(shown, level), Given(taken, self.text))
-        self.past = Past(shown[:, -1:], level[:, -1:])
+            dreamer.see(self._start(x.shape[1]), Past.of(shown, level, x), Given(taken, self.text))
+        self.past = Past(shown[:, -1:], level[:, -1:], x[:, -1:])
         self.frame = x.shape[1]
         return self._decoded(x[:, -1:]).to(action.pointer.device)
 
@@ -96,7 +96,7 @@ class WorldSession:
                 x = euler(self.flow, predict, self._start(1), self.times)
         for dreamer in self.dreamers:
             dreamer.memory.commit()
-        self.past = Past(*self._shown(x))
+        self.past = Past(*self._shown(x), x)
         self.frame += 1
         return x
 

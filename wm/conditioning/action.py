@@ -28,7 +28,7 @@ class ActionConditionerConfig:
 
 
 class ActionConditioner(nn.Module):
-    """Given.action to Condition.frames (B, T, D) and, for an absolute pointer, Condition.maps (B, T, M, H, W).
+    """Given.action to Condition.frames (B, T, D) and, for an absolute pointer, Condition.maps (B, T, M, H, W) and place.
 
     The pointer is drawn at pixel resolution and folded into the latent grid, stride x stride channels, so that one linear
     layer can look up the exact pixel. On a wider bump follow its neighbourhood, the offset to it, which is smooth and
@@ -67,12 +67,18 @@ class ActionConditioner(nn.Module):
         dtype = self.nothing.dtype
         controls = [action.buttons.flatten(2), action.keys.flatten(2), action.axes, action.wheel, action.pointer]
         frames = self.frames(torch.cat(controls, dim=-1).to(dtype))
-        return Condition(frames=frames, maps=self._read(action) if self.num_maps else None)
+        if not self.num_maps:
+            return Condition(frames=frames)
+        place = bilinear(action.pointer, self.rows, self.columns)
+        return Condition(frames=frames, maps=self._read(action), place=place)
 
     def null(self, given: Given) -> Condition:
         batch, frames = self._action(given).pointer.shape[:2]
-        maps = self.nothing.new_zeros(batch, frames, self.num_maps, self.rows, self.columns) if self.num_maps else None
-        return Condition(frames=self.nothing.expand(batch, frames, -1), maps=maps)
+        nothing = self.nothing.expand(batch, frames, -1)
+        if not self.num_maps:
+            return Condition(frames=nothing)
+        maps = self.nothing.new_zeros(batch, frames, self.num_maps, self.rows, self.columns)
+        return Condition(frames=nothing, maps=maps, place=maps[:, :, 0])
 
     def _action(self, given: Given) -> Action:
         if given.action is None:
@@ -101,6 +107,15 @@ def pointer_bump(pointer: Tensor, rows: int, columns: int, sigma: float) -> Tens
     y = (torch.arange(rows, device=pointer.device) + 0.5 - pointer[..., 1:2] * rows) / sigma
     x = (torch.arange(columns, device=pointer.device) + 0.5 - pointer[..., 0:1] * columns) / sigma
     return torch.exp(-0.5 * y.square()).unsqueeze(-1) * torch.exp(-0.5 * x.square()).unsqueeze(-2)
+
+
+def bilinear(pointer: Tensor, rows: int, columns: int) -> Tensor:
+    """Weights (B, T, rows, columns) that sum to 1 and read a grid at the pointer (B, T, 2, fractions)."""
+    at_x = (pointer[..., 0:1] * columns - 0.5).clamp(0, columns - 1)
+    at_y = (pointer[..., 1:2] * rows - 0.5).clamp(0, rows - 1)
+    x = (1 - (torch.arange(columns, device=pointer.device) - at_x).abs()).clamp_min(0)
+    y = (1 - (torch.arange(rows, device=pointer.device) - at_y).abs()).clamp_min(0)
+    return y.unsqueeze(-1) * x.unsqueeze(-2)
 
 
 def pointer_offset(pointer: Tensor, rows: int, columns: int) -> Tensor:

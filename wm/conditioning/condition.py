@@ -1,4 +1,4 @@
-"""Condition: the four fields that a DiT reads, and what makes them."""
+"""Condition: the fields that a DiT reads, and what makes them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +15,7 @@ class Condition:
     mask: Tensor | None = None  # (B, L) True where a token is real
     frames: Tensor | None = None  # (B, T, D) added to the modulation of frame i: keys, buttons
     maps: Tensor | None = None  # (B, T, M, H, W) joined to the latents: where the pointer is
+    place: Tensor | None = None  # (B, T, H, W) weights that sum to 1 in a frame: the one place at which to look closer
 
 
 class Conditioner(Protocol):
@@ -42,4 +43,5 @@ def dropped(condition: Condition, null: Condition, keep: Tensor) -> Condition:
         mask=_choose(keep, condition.mask, null.mask),
         frames=_choose(keep, condition.frames, null.frames),
         maps=_choose(keep, condition.maps, null.maps),
+        place=_choose(keep, condition.place, null.place),
     )

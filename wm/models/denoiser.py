@@ -9,7 +9,8 @@ from wm.conditioning.action import ActionConditionerConfig
 from wm.conditioning.caption import TextConditionerConfig
 from wm.conditioning.condition import Condition, dropped
 from wm.config import Kind, config
-from wm.models.dit import DiTConfig, Memory, Past
+from wm.models.dit import DiTConfig
+from wm.models.memory import Memory, Past
 
 
 @config

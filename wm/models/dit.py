@@ -4,7 +4,6 @@ Peebles & Xie 2023 over video: in each block each position attends to itself in 
 one frame attend to each other, then a feed-forward layer. Every frame has its own noise level and its own modulation.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,47 +13,15 @@ from torch import Tensor, nn
 from wm.conditioning.condition import Condition
 from wm.config import config
 from wm.models.hourglass import Down, Up
+from wm.models.look import Look
+from wm.models.memory import Memory, Past
+from wm.models.recall import Recall
 from wm.nn.attention import attend
 from wm.nn.cross_attention import CrossAttention
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
-from wm.nn.rope import apply_rope, frame_angles, grid_angles
+from wm.nn.rope import apply_rope, frame_angles, grid_angles, grid_cosines
 
-
-class Memory:
-    """Keys and values of past frames, a layer a pair (B * N, heads, T, head_dim), at most `limit` frames.
-
-    Keys are kept without position: what a frame's age is changes with every step, so positions are given at reading.
-    Forwards with the same memory do not see each other until one of them is kept.
-    """
-
-    def __init__(self, depth: int, limit: int) -> None:
-        self.limit = limit
-        self.frames: list[tuple[Tensor, Tensor] | None] = [None] * depth
-        self.pending: list[tuple[Tensor, Tensor] | None] = [None] * depth
-        self.held: list[tuple[Tensor, Tensor] | None] = [None] * depth
-
-    def __len__(self) -> int:
-        first = self.frames[0]
-        return 0 if first is None else first[0].shape[2]
-
-    def extended(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values that the new frames may see; the new ones wait for `commit`."""
-        self.pending[layer] = key, value
-        past = self.frames[layer]
-        if past is None:
-            return key, value
-        return torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-
-    def hold(self) -> None:
-        """Set the frames of the last forward aside for `commit`."""
-        self.held = list(self.pending)
-
-    def commit(self) -> None:
-        """Remember the frames that were set aside, forgetting the oldest beyond the limit."""
-        for layer, held in enumerate(self.held):
-            assert held is not None, "commit follows hold, and hold a forward"
-            key, value = self.extended(layer, *held)
-            self.frames[layer] = key[:, :, -self.limit :], value[:, :, -self.limit :]
+WAVES = 16  # cosines along each axis that tell a token where it is: rotary positions only tell how far others are
 
 
 class Attention(nn.Module):
@@ -128,8 +95,9 @@ class View:
 
     text: tuple[Tensor, Tensor | None]  # tokens (B, L, D) that are read, and their mask; in models that read
 
-    def __init__(self, grid: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
+    def __init__(self, grid: Tensor, cosines: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
         self.grid = grid  # (N, head_dim) rotary angles in the frame
+        self.cosines = cosines  # (N, 2 WAVES) where in the frame
         self.frames = frames  # (T of keys, head_dim) rotary angles in time
         self.mask = mask  # (T of queries, T of keys) True where a query may look
         self.memory = memory
@@ -140,23 +108,6 @@ def window_mask(num_queries: int, num_keys: int, window: int, device: torch.devi
     key = torch.arange(num_keys, device=device)
     query = key[num_keys - num_queries :].unsqueeze(1)
     return (key <= query) & (query - key < window)
-
-
-@dataclass(frozen=True)
-class Past:
-    """For each frame the one before it as it is shown, and at which level; before the first, nothing at level 1.
-
-    Most of a screen stays: joined to a frame's own channels, the one before can be copied without any attention.
-    """
-
-    x_t: Tensor  # (B, T, C, H, W)
-    level: Tensor  # (B, T)
-
-    @classmethod
-    def of(cls, x_t: Tensor, level: Tensor) -> "Past":
-        """The past of a clip whose frames are shown as `x_t` (B, T, C, H, W) at `level` (B, T)."""
-        x_t = torch.cat([torch.zeros_like(x_t[:, :1]), x_t[:, :-1]], dim=1)
-        return cls(x_t, torch.cat([torch.ones_like(level[:, :1]), level[:, :-1]], dim=1))
 
 
 @config
@@ -171,7 +122,7 @@ class DiTConfig:
     time_every: int = 1  # every so manieth block looks back in time, the first one always
     window: int = 16  # frames that a frame attends to, itself included
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
-    keep: float = 0.0  # how much of the frame before the output starts with; 1 suits x-prediction of screens
+    recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
     attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
 
     def __post_init__(self) -> None:
@@ -208,15 +159,19 @@ class DiT(nn.Module):
             )
             for i in range(config.depth)
         )
-        self.keep = zero_initialised(nn.Linear(size, channels))
+        self.where = nn.Linear(2 * WAVES, size)
+        self.look = Look(config.widths, size) if num_maps else None
+        self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
         self.trust = zero_initialised(nn.Linear(size, channels))
-        nn.init.constant_(self.keep.bias, config.keep)
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
         self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps)
+        if self.recall is not None:
+            self.up.begin_holding()
 
     def memory(self) -> Memory:
         """An empty memory; a new frame and its `window - 1` predecessors fill the window."""
-        return Memory(-(-self.config.depth // self.config.time_every), self.config.window - 1)
+        looking_back = -(-self.config.depth // self.config.time_every)
+        return Memory(looking_back + (self.recall is not None), self.config.window - 1)
 
     def forward(
         self,
@@ -227,26 +182,28 @@ class DiT(nn.Module):
         memory: Memory | None = None,
     ) -> Tensor:
         rows = self._rows(x_t)
-        dtype = self.keep.weight.dtype
-        maps = [] if condition.maps is None else [condition.maps]
-        joined = torch.cat([part.to(dtype) for part in (x_t, past.x_t, *maps)], dim=2)
+        dtype = self.where.weight.dtype
+        maps = None if condition.maps is None else condition.maps.to(dtype)
+        joined = torch.cat([part.to(dtype) for part in (x_t, past.x_t, maps) if part is not None], dim=2)
+        view = self._view(x_t, rows, memory)
+        if condition.tokens is not None:
+            view.text = condition.tokens, condition.mask
         state = self.level(t) + self.past_level(past.level)
         if condition.frames is not None:
             state = state + condition.frames
         tokens, levels = self.down(joined, state)
-        if condition.frames is not None:
-            tokens = tokens + condition.frames.unsqueeze(2)
-        view = self._view(x_t, rows, memory)
-        if condition.tokens is not None:
-            view.text = condition.tokens, condition.mask
+        if self.look is not None and condition.place is not None:
+            state = state + self.look(levels, condition.place)
+        tokens = tokens + state.unsqueeze(2) + self.where(view.cosines.to(dtype))
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, modulation, i // self.config.time_every, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
-        last = modulated(tokens, shift, scale)
-        change = self.up(last, levels, rows, None if condition.maps is None else condition.maps.to(dtype))
-        kept = self.keep(self.past_level(past.level))[..., None, None] * past.x_t.to(dtype)
-        return change + kept + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+        drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
+        held: Tensor | float = 0.0
+        if self.recall is not None:
+            held = self.recall(drawn.features, levels, past.x.to(dtype), view.mask, memory)
+        return drawn.over(held) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
     def _rows(self, x_t: Tensor) -> int:
         height, width = x_t.shape[-2:]
@@ -263,6 +220,7 @@ class DiT(nn.Module):
         num_keys = num_frames + (0 if memory is None else len(memory))
         return View(
             grid=grid_angles(rows, columns, head_dim, x_t.device),
+            cosines=grid_cosines(rows, columns, WAVES, x_t.device),
             frames=frame_angles(num_keys, head_dim, x_t.device),
             mask=window_mask(num_frames, num_keys, self.config.window, x_t.device),
             memory=memory,

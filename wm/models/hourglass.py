@@ -5,13 +5,14 @@ convolutions learn it once. As a U-Net (Ronneberger et al. 2015) whose innermost
 2023, 2301.11093, section 2.3).
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from wm.nn.convolution import ChannelNorm, Fold, ResidualBlock, Unfold
-from wm.nn.layers import zero_initialised
+from wm.nn.convolution import ChannelNorm, FiLM, Fold, ResidualBlock, Unfold
 
 
 def fold_sizes(patch_size: int, num_levels: int) -> list[int]:
@@ -36,7 +37,7 @@ class Down(nn.Module):
         super().__init__()
         folds = fold_sizes(patch_size, len(widths))
         self.enter = nn.Conv2d(joined, widths[0], 3, padding=1)
-        self.modulation = zero_initialised(nn.Linear(size, 2 * widths[0]))
+        self.film = FiLM(widths[0], size)
         self.folds = nn.ModuleList(Fold(fold) for fold in folds)
         self.merges = nn.ModuleList(
             nn.Conv2d(width * fold**2, wider, 1)
@@ -46,8 +47,7 @@ class Down(nn.Module):
 
     def forward(self, joined: Tensor, state: Tensor) -> tuple[Tensor, list[Tensor]]:
         frames = rearrange(joined, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
-        scale, shift = rearrange(self.modulation(state), "b t c -> (b t) c 1 1").chunk(2, dim=1)
-        x = torch.addcmul(shift, self.enter(frames), 1 + scale)
+        x = self.film(self.enter(frames), state.flatten(0, 1))
         levels = [x]
         for fold, merge, block in zip(self.folds, self.merges, self.blocks, strict=False):
             x = block(merge(fold(x)))
@@ -56,11 +56,23 @@ class Down(nn.Module):
         return rearrange(x, "(b t) d h w -> b t (h w) d", b=len(joined)), levels
 
 
-class Up(nn.Module):
-    """Tokens (B, T, N, D), the levels that `Down` left and the maps -> the change of each frame (B, T, C, H, W).
+class Drawn(NamedTuple):
+    """What `Up` drew, for each latent."""
 
-    A last channel says where there is a change: where nothing happens a single factor says so sooner than many weights
-    that cancel.
+    picture: Tensor  # (B, T, C, H, W)
+    share: Tensor  # (B, T, 1, H, W) of the picture in what is shown; the rest is what was held there
+    stamped: Tensor | float  # (B, T, C, H, W) on top of it
+    features: Tensor  # ((B T), width, H, W) that this was read from
+
+    def over(self, held: Tensor | float) -> Tensor:
+        """(B, T, C, H, W): `held` with the picture over it, as layers by a mask (Finn et al. 2016, arXiv:1605.07157, eq. 3)."""
+        return self.share * self.picture + (1 - self.share) * held + self.stamped
+
+
+class Up(nn.Module):
+    """Tokens (B, T, N, D), the levels that `Down` left, the frame's state (B, T, D) and the maps -> what is Drawn.
+
+    Where nothing happens a single share near 0 says so, sooner than many weights that cancel.
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class Up(nn.Module):
             for width, fold, wider in zip(widths, folds, (*widths[1:], size), strict=True)
         )
         self.unfolds = nn.ModuleList(Unfold(fold) for fold in folds)
-        self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.blocks = nn.ModuleList(ResidualBlock(width, state_size=size) for width in widths)
         self.norm = ChannelNorm(widths[0])
         self.stamps = Stamps(num_maps, stamps, channels) if num_maps and stamps else None
         self.parts = channels, 1, stamps if self.stamps else 0
@@ -81,17 +93,26 @@ class Up(nn.Module):
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, levels: list[Tensor], rows: int, maps: Tensor | None) -> Tensor:
-        x = rearrange(tokens, "b t (h w) d -> (b t) d h w", h=rows)
+    def begin_holding(self) -> None:
+        """Begin with little of the picture anywhere: what was held is a good first guess."""
+        assert self.leave.bias is not None
+        nn.init.constant_(self.leave.bias[self.parts[0] : self.parts[0] + 1], -2.0)
+
+    def forward(self, tokens: Tensor, levels: list[Tensor], rows: int, state: Tensor, maps: Tensor | None) -> Drawn:
+        x, state = rearrange(tokens, "b t (h w) d -> (b t) d h w", h=rows), state.flatten(0, 1)
         for split, unfold, block, level in reversed(
             list(zip(self.splits, self.unfolds, self.blocks, levels, strict=True))
         ):
-            x = block(unfold(split(x)) + level)
-        change, touched, chosen = self.leave(F.silu(self.norm(x))).split(self.parts, dim=1)
-        change = change * torch.sigmoid(touched)
-        if self.stamps is not None and maps is not None:
-            change = change + self.stamps(maps, chosen)
-        return rearrange(change, "(b t) c h w -> b t c h w", b=len(tokens))
+            x = block(unfold(split(x)) + level, state)
+        picture, share, chosen = self.leave(F.silu(self.norm(x))).split(self.parts, dim=1)
+        stamped = 0.0 if self.stamps is None or maps is None else self.stamps(maps, chosen)
+        b = len(tokens)
+        return Drawn(
+            picture=picture.unflatten(0, (b, -1)),
+            share=torch.sigmoid(share).unflatten(0, (b, -1)),
+            stamped=stamped if isinstance(stamped, float) else stamped.unflatten(0, (b, -1)),
+            features=x,
+        )
 
 
 class Stamps(nn.Module):

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from wm.nn.layers import zero_initialised
+
 
 class ChannelNorm(nn.Module):
     """Each position of (B, C, H, W) normalised over its channels: a frame's edge never dims its far corner.
@@ -22,23 +24,40 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(rows, rows.shape[-1:], self.weight, self.bias).permute(0, 3, 1, 2)
 
 
-class ResidualBlock(nn.Module):
-    """(B, C, H, W) -> the same: a convolution to twice the width and back (fused MBConv, Tan & Le 2021).
+class FiLM(nn.Module):
+    """(B, C, H, W) scaled and shifted, each channel by its own of a state (B, D) (Perez et al. 2018, arXiv:1709.07871)."""
 
-    One wide nonlinearity learned screens faster than two 3x3 convolutions of the same cost.
+    def __init__(self, channels: int, state_size: int) -> None:
+        super().__init__()
+        self.linear = zero_initialised(nn.Linear(state_size, 2 * channels))
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        scale, shift = self.linear(state)[..., None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class ResidualBlock(nn.Module):
+    """(B, C, H, W), and a state (B, D) where it has a size -> the same: a convolution to twice the width and back.
+
+    Fused MBConv (Tan & Le 2021). One wide nonlinearity learned screens faster than two 3x3 convolutions of the same cost.
     """
 
-    def __init__(self, channels: int, kernel: int = 3) -> None:
+    def __init__(self, channels: int, kernel: int = 3, state_size: int = 0) -> None:
         super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.film = FiLM(channels, state_size) if state_size else None
         self.layers = nn.Sequential(
-            ChannelNorm(channels),
             nn.Conv2d(channels, 2 * channels, kernel, padding=kernel // 2),
             nn.SiLU(),
             nn.Conv2d(2 * channels, channels, 1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        y = self.norm(x)
+        if self.film is not None:
+            assert state is not None, "a block with a state size is given a state"
+            y = self.film(y, state)
+        return x + self.layers(y)
 
 
 class Fold(nn.Module):

@@ -74,3 +74,12 @@ def grid_angles(num_rows: int, num_columns: int, head_dim: int, device: torch.de
     """Table (num_rows * num_columns, head_dim) of (row, column), a row after another."""
     tokens = torch.arange(num_rows * num_columns, device=device)
     return angle_table([tokens // num_columns, tokens % num_columns], head_dim)
+
+
+def grid_cosines(rows: int, columns: int, num_waves: int, device: torch.device | str = "cpu") -> Tensor:
+    """(rows * columns, 2 num_waves): 1 to `num_waves` half turns along each axis, float32; absolute, unlike the tables above."""
+    half_turns = torch.pi * torch.arange(1, num_waves + 1, device=device)
+    y = torch.cos((torch.arange(rows, device=device) + 0.5).unsqueeze(1) / rows * half_turns)
+    x = torch.cos((torch.arange(columns, device=device) + 0.5).unsqueeze(1) / columns * half_turns)
+    both = [y.unsqueeze(1).expand(-1, columns, -1), x.unsqueeze(0).expand(rows, -1, -1)]
+    return torch.cat(both, dim=-1).flatten(0, 1)

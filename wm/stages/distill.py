@@ -43,7 +43,7 @@ class DistillConfig:
     text_guidance_scale: float = 1.0  # of the text alone, likewise
     resting_frames: float = 0.5  # share of frames that stay pure noise and carry no loss, as the past of the others
     past_max: float = 0.2  # levels below it, at which the frame before is shown
-    change_weight: float = 5.0
+    change_weight: float = 1.0  # as of the teacher
     huber: float = 0.0  # width of the pseudo-Huber error; 0 is the squared error
     target_every: int = 1  # steps after which the target network takes the student's average
     num_steps: int = 2  # of a rollout with the student

@@ -16,7 +16,7 @@ from wm.engine.protocols import Metrics, Part
 from wm.flow import Flow, FlowConfig, draw_noise, draw_uniform
 from wm.levels import LevelsConfig, RolloutLevels, draw_levels, frames_to_learn
 from wm.models.denoiser import DenoiserConfig, WorldShape
-from wm.models.dit import Past
+from wm.models.memory import Past
 from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
 from wm.stages.context import DatasetFacts, StageContext, is_first_rank
@@ -35,7 +35,8 @@ class TrainDiTConfig:
     huber: float = (
         0.0  # width of the pseudo-Huber error, which a screen's rare events do not rule; 0 is the squared error
     )
-    change_weight: float = 5.0  # how much more a latent counts that differs from the frame before
+    change_weight: float = 1.0  # how much more latents count that differ from the frame before, if all of them do
+    learn_first: bool = True  # whether a clip's first frame counts: only a world that begins from nothing needs it
     drop_condition: float = 0.05  # share of clips trained without condition, for guidance
     drop_text: float = 0.1  # share of clips trained without their text alone
     context_level: float = 0.05  # at which a rollout shows past frames
@@ -83,6 +84,8 @@ class TrainDiT:
             return self.denoiser(x_t, t, past, given, keep)
 
         weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
+        if not self.config.learn_first:
+            weight[:, 0] = 0
         return flow_matching(
             self.flow, predict, x, t, noise, weight, lambda t: t**self.config.level_power, self.config.huber
         )
@@ -139,13 +142,16 @@ def shown_past(flow: Flow, x: Tensor, highest: float, seed: int, batch: Batch) -
     """
     level = highest * draw_uniform(x.shape[1:2], seed, batch.step, batch.index, stream="past level").to(x.device)
     noise = draw_noise(x.shape[1:], seed, batch.step, batch.index, x.device, stream="past")
-    return Past.of(flow.noised(x, noise, level), level)
+    return Past.of(flow.noised(x, noise, level), level, x)
 
 
 def change_weight(x: Tensor, weight: float, threshold: float = 0.25) -> Tensor:
-    """(B, T, 1, H, W): 1, plus `weight` where normalised latents differ from the frame before by more than `threshold`.
+    """(B, T, 1, H, W): 1, and where normalised latents differ from the frame before by more than `threshold` more.
 
-    A screen is mostly idle: without it the few latents that an event changes are lost among those that stay.
+    More by `weight` / sqrt(share of the frame that changed): a screen is mostly idle, and without it the few latents of an
+    event are lost among those that stay, and a typed letter beside a window that opens.
     """
-    moved = torch.diff(x, dim=1, prepend=x[:, :1]).abs().mean(2, keepdim=True)
-    return 1.0 + weight * (moved > threshold).to(x.dtype)
+    moved = torch.diff(x, dim=1, prepend=x[:, :1]).abs().mean(2, keepdim=True) > threshold
+    share = moved.to(x.dtype).mean((2, 3, 4), keepdim=True)
+    # Where nothing changed nothing is weighted, and any share will do.
+    return 1.0 + weight * moved.to(x.dtype) * share.clamp_min(1e-6).rsqrt()

@@ -1,0 +1,54 @@
+"""What each place showed before: attention back in time, whose values are the latents themselves.
+
+A window that closes uncovers what was there before it opened. To fetch that takes one weight near 1; to draw it again would
+take the whole network. As a pointer network copies words (Vinyals et al. 2015, arXiv:1506.03134, eq. 3), a place copies
+one of its own pasts.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from wm.models.memory import Memory
+from wm.nn.convolution import Unfold
+
+# The last frame's head start, in logits: a place begins by showing what it showed last.
+HEAD_START = 5.0
+
+
+class Recall(nn.Module):
+    """Features ((B T), C', H, W), the levels of `Down` and the frames before (B, T, C, H, W) -> one of these at each place.
+
+    Keys tell what a place looked like with what was around it; the age of a frame has a score of its own. The last layer
+    of a Memory is this one's.
+    """
+
+    def __init__(self, widths: tuple[int, ...], key_size: int, window: int) -> None:
+        super().__init__()
+        self.query, self.key = nn.Conv2d(widths[0], key_size, 1), nn.Conv2d(widths[0], key_size, 1)
+        self.around = nn.Sequential(nn.Conv2d(widths[1], 4 * key_size, 1), Unfold(2)) if len(widths) > 1 else None
+        self.age = nn.Parameter(F.pad(torch.tensor([HEAD_START]), (0, window - 1)))
+
+    def forward(
+        self, features: Tensor, levels: list[Tensor], before: Tensor, mask: Tensor, memory: Memory | None
+    ) -> Tensor:
+        key = self.key(levels[0])
+        if self.around is not None:
+            key = key + self.around(levels[1])
+        batch, rows = before.shape[0], before.shape[-2]
+        query, key, value = (
+            rearrange(part, "(b t) c h w -> (b h w) 1 t c", b=batch)
+            for part in (self.query(features), key, before.flatten(0, 1))
+        )
+        if memory is not None:
+            key, value = memory.extended(memory.last, key, value)
+        chosen = (query @ key.transpose(2, 3)).float() * query.shape[-1] ** -0.5 + self._of_age(mask)
+        return rearrange(chosen.softmax(-1).to(value.dtype) @ value, "(b h w) 1 t c -> b t c h w", b=batch, h=rows)
+
+    def _of_age(self, mask: Tensor) -> Tensor:
+        """The score of each key's age for each query, (T of queries, T of keys); -inf where `mask` is False."""
+        queries, keys = mask.shape
+        now = torch.arange(keys, device=mask.device)
+        age = now[keys - queries :].unsqueeze(1) - now
+        return self.age.float()[age.clamp(0, len(self.age) - 1)].masked_fill(~mask, float("-inf"))
