@@ -131,11 +131,11 @@ def test_words_make_the_clip_and_guidance_makes_them_louder() -> None:
     assert torch.equal(dreamed(session(), TEXT), plain)
     other = dreamed(session(), (TEXT[0], "nothing"))
     torch.testing.assert_close(other[0], plain[0])
-    assert (other[1] - plain[1]).abs().max() > 1e-3
+    assert (other[1] - plain[1]).abs().max() > 5e-4
     for config in (WORDS, BOTH):
         loud = session(config, text_guidance_scale=3.0)
         assert len(loud.dreamers) == 2
-        assert (dreamed(loud, TEXT) - dreamed(session(config), TEXT)).abs().max() > 1e-3
+        assert (dreamed(loud, TEXT) - dreamed(session(config), TEXT)).abs().max() > 5e-4
         silent = dreamed(loud, ("", ""))  # there is nothing to make louder
         torch.testing.assert_close(silent, dreamed(session(config), ("", "")), rtol=1e-4, atol=1e-4)
     each = session(BOTH, text_guidance_scale=3.0, guidance_scale=2.0)

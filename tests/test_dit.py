@@ -15,7 +15,9 @@ from wm.models.dit import DiT, DiTConfig, window_mask
 from wm.models.memory import Past
 from wm.nn.layers import LevelEmbedding
 
-SMALL = DiTConfig(hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, widths=(6,), window=3, recall=5)
+SMALL = DiTConfig(
+    hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, widths=(6,), window=3, recall=5, carry=True
+)
 B, T, C, M, H, W = 2, 9, 3, 5, 4, 6
 
 
@@ -39,6 +41,7 @@ def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Past, Condition]:
         frames=normal(B, T, 16, seed=seed + 1),
         maps=normal(B, T, M, H, W, seed=seed + 2),
         place=normal(B, T, H, W, seed=seed + 5).flatten(2).softmax(-1).view(B, T, H, W),
+        moved=normal(B, T, 2, seed=seed + 6).round().long(),
     )
     return normal(B, T, C, H, W, seed=seed), t, past, condition
 
@@ -55,7 +58,9 @@ def mixed(frames: list[int]) -> tuple[Tensor, Tensor, Past, Condition]:
     assert other.place is not None
     pairs = [(x_t, other_x), (t, other_t), (condition.frames, other.frames), (condition.maps, other.maps)]
     pairs += [(past.x_t, other_past.x_t), (past.level, other_past.level), (past.x, other_past.x)]
-    pairs += [(condition.place, other.place)]
+    assert condition.moved is not None
+    assert other.moved is not None
+    pairs += [(condition.place, other.place), (condition.moved, other.moved)]
     for one, another in pairs:
         one[:, frames] = another[:, frames]
     return x_t, t, past, condition
@@ -97,15 +102,12 @@ def test_what_a_frame_is_depends_on_the_distance_to_others_and_not_on_where_the_
     dit = small()
     whole = dit(*inputs())
     x_t, t, past, condition = inputs()
-    assert condition.frames is not None
-    assert condition.maps is not None
-    assert condition.place is not None
     first = 3
     cut = dit(
         x_t[:, first:],
         t[:, first:],
         Past(past.x_t[:, first:], past.level[:, first:], past.x[:, first:]),
-        Condition(frames=condition.frames[:, first:], maps=condition.maps[:, first:], place=condition.place[:, first:]),
+        Condition(**{name: getattr(condition, name)[:, first:] for name in ("frames", "maps", "place", "moved")}),
     )
     # Frames whose whole past, over all layers, is still there.
     seen = (SMALL.window - 1) * SMALL.depth
@@ -144,10 +146,7 @@ def test_the_past_of_a_clip_is_the_clip_one_frame_later() -> None:
 def test_samples_are_independent() -> None:
     dit = small()
     x_t, t, past, condition = inputs()
-    assert condition.frames is not None
-    assert condition.maps is not None
-    assert condition.place is not None
-    one = Condition(frames=condition.frames[1:], maps=condition.maps[1:], place=condition.place[1:])
+    one = Condition(**{name: getattr(condition, name)[1:] for name in ("frames", "maps", "place", "moved")})
     alone = dit(x_t[1:], t[1:], Past(past.x_t[1:], past.level[1:], past.x[1:]), one)
     torch.testing.assert_close(alone, dit(x_t, t, past, condition)[1:], atol=1e-5, rtol=1e-4)
 
@@ -175,7 +174,7 @@ def test_gradient_reaches_every_parameter() -> None:
 def test_a_new_one_says_nothing_until_it_has_learned() -> None:
     torch.manual_seed(0)
     x_t, t, past, _ = inputs()
-    mute = dataclasses.replace(SMALL, recall=0)
+    mute = dataclasses.replace(SMALL, recall=0, carry=False)
     assert not mute.build(C, 0)(x_t, t, past, Condition()).any()
     # What the maps stamp begins almost as nothing, but as a different one for each stamp.
     assert 0 < mute.build(C, M)(*inputs()).abs().max() < 0.5

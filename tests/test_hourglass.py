@@ -45,15 +45,17 @@ def test_tokens_and_change_have_their_shapes(widths: tuple[int, ...]) -> None:
     assert [tuple(level.shape) for level in levels] == [(B * T, w, H >> i, W >> i) for i, w in enumerate(widths)]
     drawn = up(tokens, levels, H // 4, noise(B, T, D), noise(B, T, M, H, W))
     assert drawn.over(noise(B, T, C, H, W)).shape == (B, T, C, H, W)
-    assert drawn.share.shape == (B, T, 1, H, W)
+    torch.testing.assert_close(drawn.shares.sum(2), torch.ones(B, T, H, W))
     assert drawn.features.shape == (B * T, widths[0], H, W)
 
 
 def test_what_is_drawn_lies_over_what_was_held() -> None:
-    picture, held = noise(B, T, C, H, W), noise(B, T, C, H, W, seed=1)
-    share = (noise(B, T, 1, H, W, seed=2) > 0).float()
-    over = Drawn(picture, share, 0.0, held).over(held)
-    assert torch.equal(over, torch.where(share.bool(), picture, held))
+    layers = [noise(B, T, C, H, W, seed=seed) for seed in range(3)]
+    top = noise(B, T, 3, H, W, seed=3).argmax(2)
+    held, picture, carried = layers
+    shares = nn.functional.one_hot(top, 3).movedim(-1, 2).float()
+    over = Drawn(picture, shares, 0.0, held).over(held, carried)
+    assert torch.equal(over, torch.stack(layers).gather(0, top[None, :, :, None].expand(1, -1, -1, C, -1, -1))[0])
 
 
 def test_a_screen_that_moves_by_a_token_moves_what_is_drawn() -> None:
@@ -91,7 +93,7 @@ def test_a_new_one_changes_nothing_without_maps() -> None:
     torch.manual_seed(0)
     down, up = Down(J, (7,), 4, D), Up(D, (7,), 4, C, 0, stamps=2)
     tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D))
-    assert not up(tokens, levels, H // 4, None).any()
+    assert not up(tokens, levels, H // 4, noise(B, T, D), None).over(0.0).any()
 
 
 def test_the_chosen_stamp_is_drawn_where_the_map_marks() -> None:

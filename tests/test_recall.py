@@ -8,7 +8,7 @@ from wm.conditioning.action import bilinear
 from wm.models.dit import window_mask
 from wm.models.look import Look
 from wm.models.memory import Memory
-from wm.models.recall import Recall
+from wm.models.recall import Recall, carried
 
 B, T, C, H, W, WINDOW, KEYS = 2, 5, 3, 4, 6, 3, 7
 WIDTHS = (8, 10)
@@ -102,3 +102,14 @@ def test_a_look_reads_each_level_at_its_place_and_nowhere_else() -> None:
     assert seen.shape == (B, T, 16)
     at = torch.cat([levels[0][:, :, 2, 5], levels[1][:, :, 1, 2]], dim=1)
     torch.testing.assert_close(seen.flatten(0, 1), look.read(look.norm(at)))
+
+
+def test_what_is_carried_is_the_frame_shifted_and_nothing_wraps_around() -> None:
+    x = noise(1, 3, C, H, W)
+    moved = torch.tensor([[[0, 0], [1, -2], [-3, 9]]])
+    shifted = carried(x, moved)
+    assert torch.equal(shifted[:, 0], x[:, 0])
+    assert torch.equal(shifted[:, 1, :, 1:, :-2], x[:, 1, :, :-1, 2:])
+    assert not shifted[:, 1, :, :1].any()
+    assert not shifted[:, 1, :, :, -2:].any()
+    assert not shifted[:, 2].any()

@@ -99,7 +99,7 @@ def test_cached_and_recomputed_frames_agree(sampler: str, num_steps: int, guidan
         slow.remember(x[:, i : i + 1], action[:, i : i + 1])
     for i in range(CONTEXT, CONTEXT + NEW):
         cached, recomputed = session.dream(action[:, i : i + 1]), slow.step(action[:, i : i + 1])
-        torch.testing.assert_close(cached, recomputed, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(cached / cached.std(), recomputed / cached.std(), atol=3e-5, rtol=1e-5)
         assert cached.std() > 0.1
 
 

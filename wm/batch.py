@@ -67,16 +67,19 @@ class Given:
 
     action: Action | None = None
     text: tuple[str, ...] | None = None  # B captions
+    before: Action | None = None  # (B, 1) what was done in the frame before the first, where that is known
 
     def __getitem__(self, index: slice) -> Self:
         """Some of the batch; `index` runs over B."""
         return type(self)(
             action=None if self.action is None else self.action[index],
             text=None if self.text is None else self.text[index],
+            before=None if self.before is None else self.before[index],
         )
 
     def to(self, device: torch.device | str) -> Self:
-        return dataclasses.replace(self, action=None if self.action is None else self.action.to(device))
+        action, before = (None if done is None else done.to(device) for done in (self.action, self.before))
+        return dataclasses.replace(self, action=action, before=before)
 
 
 @dataclass(frozen=True)

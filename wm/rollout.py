@@ -39,6 +39,7 @@ class WorldSession:
         self.frame = 0  # number of the next frame since reset
         self.text: tuple[str, ...] | None = None
         self.past: Past | None = None  # of the next frame
+        self.done: Action | None = None  # (B, 1) in the last frame
         self.dreamers, self.scales = self._guiding()
 
     @torch.inference_mode()
@@ -48,7 +49,7 @@ class WorldSession:
         for dreamer in self.dreamers:
             dreamer.forget()
         nothing = torch.zeros_like(self._start(1))
-        self.past = Past(nothing, torch.ones(nothing.shape[:2], device=self.device), nothing)
+        self.past, self.done = Past(nothing, torch.ones(nothing.shape[:2], device=self.device), nothing), None
 
     @torch.inference_mode()
     def reset(self, frames: Tensor, action: Action, text: tuple[str, ...] | None = None) -> Tensor:
@@ -70,7 +71,7 @@ class WorldSession:
         shown, level = self._shown(x)
         for dreamer in self.dreamers:
             dreamer.see(self._start(x.shape[1]), Past.of(shown, level, x), Given(taken, self.text))
-        self.past = Past(shown[:, -1:], level[:, -1:], x[:, -1:])
+        self.past, self.done = Past(shown[:, -1:], level[:, -1:], x[:, -1:]), taken[:, -1:]
         self.frame = x.shape[1]
         return self._decoded(x[:, -1:]).to(action.pointer.device)
 
@@ -84,7 +85,7 @@ class WorldSession:
         """The next frame in latent space, (B, 1, C, h, w) normalised; it is remembered."""
         if self.past is None:
             raise ValueError("nothing to go on from: begin or reset comes before step")
-        given = Given(self._taken(action, 1), self.text)
+        given = Given(self._taken(action, 1), self.text, self.done)
         least, *more = [dreamer.predictor(self.past, given) for dreamer in self.dreamers]
         predict = chained(least, [Scaled(*part) for part in zip(more, self.scales, strict=True)])
         match self.card.sampler:
@@ -96,7 +97,7 @@ class WorldSession:
                 x = euler(self.flow, predict, self._start(1), self.times)
         for dreamer in self.dreamers:
             dreamer.memory.commit()
-        self.past = Past(*self._shown(x), x)
+        self.past, self.done = Past(*self._shown(x), x), given.action
         self.frame += 1
         return x
 

@@ -53,7 +53,7 @@ class Notes(App):
     name, title, color = "notes", "NOTES", (250, 178, 44)
     icon = ("#####", "#...#", "#####", "#...#", "#####")
     takes_text = True
-    _margin: ClassVar[int] = 2
+    _margin: ClassVar[int] = 3
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(width, height)

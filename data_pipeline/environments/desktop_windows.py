@@ -61,6 +61,10 @@ class Layout:
         w, h = self.window_size
         return self._on_grid(x, self.width - w), self._on_grid(y, self.desktop_height - h)
 
+    def cell(self, x: int, y: int) -> tuple[int, int]:
+        """The corner of the grid's cell that a pixel is in: a held window goes from cell to cell with the pointer."""
+        return x // self.snap * self.snap, y // self.snap * self.snap
+
     def _on_grid(self, at: float, most: int) -> int:
         nearest = int((at + self.snap / 2) // self.snap)
         return self.snap * min(max(nearest, 0), most // self.snap)
@@ -154,6 +158,7 @@ class Desktop:
             return []
         window, dx, dy = self._grip
         before = (window.x, window.y)
+        x, y = self.layout.cell(x, y)
         window.x, window.y = self.layout.place(x - dx, y - dy)
         return ["drag"] if (window.x, window.y) != before else []
 
@@ -173,7 +178,8 @@ class Desktop:
             return ["minimise"]
         events = self._raise(window)
         if part == "title":
-            self._grip = (window, self.pointer[0] - window.x, self.pointer[1] - window.y)
+            x, y = self.layout.cell(*self.pointer)
+            self._grip = (window, x - window.x, y - window.y)
         if part == "control" and window.app.press(control):
             events.append("click")
         return events

@@ -21,6 +21,7 @@ class ActionConditionerConfig:
     map_width: int = 64  # channels between the two convolutions that the drawn maps pass
     map_channels: int = 32  # that come out of them
     map_gain: float = 20.0  # height of the bumps: a single marked pixel is a whisper among a patch of latents
+    step: int = 1  # latents: the pointer's way is counted in cells of so many, as what it drags moves
     button_sigma: float = 12.0  # pixels, width of the bump that marks where a button acts
 
     def build(self, space: ActionSpace, hidden_size: int, stride: int, rows: int, columns: int) -> "ActionConditioner":
@@ -28,7 +29,8 @@ class ActionConditionerConfig:
 
 
 class ActionConditioner(nn.Module):
-    """Given.action to Condition.frames (B, T, D) and, for an absolute pointer, Condition.maps (B, T, M, H, W) and place.
+    """Given.action to Condition.frames (B, T, D) and, for an absolute pointer, Condition.maps (B, T, M, H, W),
+    place and moved.
 
     The pointer is drawn at pixel resolution and folded into the latent grid, stride x stride channels, so that one linear
     layer can look up the exact pixel. On a wider bump follow its neighbourhood, the offset to it, which is smooth and
@@ -70,7 +72,7 @@ class ActionConditioner(nn.Module):
         if not self.num_maps:
             return Condition(frames=frames)
         place = bilinear(action.pointer, self.rows, self.columns)
-        return Condition(frames=frames, maps=self._read(action), place=place)
+        return Condition(frames=frames, maps=self._read(action), place=place, moved=self._moved(action, given.before))
 
     def null(self, given: Given) -> Condition:
         batch, frames = self._action(given).pointer.shape[:2]
@@ -78,7 +80,15 @@ class ActionConditioner(nn.Module):
         if not self.num_maps:
             return Condition(frames=nothing)
         maps = self.nothing.new_zeros(batch, frames, self.num_maps, self.rows, self.columns)
-        return Condition(frames=nothing, maps=maps, place=maps[:, :, 0])
+        moved = torch.zeros(batch, frames, 2, dtype=torch.long, device=maps.device)
+        return Condition(frames=nothing, maps=maps, place=maps[:, :, 0], moved=moved)
+
+    def _moved(self, action: Action, before: Action | None) -> Tensor:
+        """(B, T, 2) latents down and right, in whole cells; none where the frame before is unknown."""
+        first = action.pointer[:, :1] if before is None else before.pointer
+        cells = action.pointer.new_tensor([self.columns, self.rows]) / self.config.step
+        at = (torch.cat([first, action.pointer], dim=1) * cells).floor().long()
+        return self.config.step * torch.diff(at, dim=1).flip(-1)
 
     def _action(self, given: Given) -> Action:
         if given.action is None:

@@ -15,6 +15,7 @@ class Condition:
     mask: Tensor | None = None  # (B, L) True where a token is real
     frames: Tensor | None = None  # (B, T, D) added to the modulation of frame i: keys, buttons
     maps: Tensor | None = None  # (B, T, M, H, W) joined to the latents: where the pointer is
+    moved: Tensor | None = None  # (B, T, 2) int64 latents down and right that the pointer went since the frame before
     place: Tensor | None = None  # (B, T, H, W) weights that sum to 1 in a frame: the one place at which to look closer
 
 
@@ -43,5 +44,6 @@ def dropped(condition: Condition, null: Condition, keep: Tensor) -> Condition:
         mask=_choose(keep, condition.mask, null.mask),
         frames=_choose(keep, condition.frames, null.frames),
         maps=_choose(keep, condition.maps, null.maps),
+        moved=_choose(keep, condition.moved, null.moved),
         place=_choose(keep, condition.place, null.place),
     )

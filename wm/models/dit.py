@@ -15,7 +15,7 @@ from wm.config import config
 from wm.models.hourglass import Down, Up
 from wm.models.look import Look
 from wm.models.memory import Memory, Past
-from wm.models.recall import Recall
+from wm.models.recall import Recall, carried
 from wm.nn.attention import attend
 from wm.nn.cross_attention import CrossAttention
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
@@ -123,6 +123,7 @@ class DiTConfig:
     window: int = 16  # frames that a frame attends to, itself included
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
+    carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
     attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
 
     def __post_init__(self) -> None:
@@ -144,7 +145,7 @@ class DiT(nn.Module):
         self.config = config
         size = config.hidden_size
         self.num_maps = num_maps
-        joined = 2 * channels + num_maps
+        joined = (3 if config.carry else 2) * channels + num_maps
         self.down = Down(joined, config.widths, config.patch_size, size)
         self.level, self.past_level = LevelEmbedding(size), LevelEmbedding(size)
         self.modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 9 * size)))
@@ -164,7 +165,7 @@ class DiT(nn.Module):
         self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
         self.trust = zero_initialised(nn.Linear(size, channels))
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
-        self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps)
+        self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps, config.carry)
         if self.recall is not None:
             self.up.begin_holding()
 
@@ -184,7 +185,8 @@ class DiT(nn.Module):
         rows = self._rows(x_t)
         dtype = self.where.weight.dtype
         maps = None if condition.maps is None else condition.maps.to(dtype)
-        joined = torch.cat([part.to(dtype) for part in (x_t, past.x_t, maps) if part is not None], dim=2)
+        dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
+        joined = torch.cat([part.to(dtype) for part in (x_t, past.x_t, *dragged[:1], maps) if part is not None], dim=2)
         view = self._view(x_t, rows, memory)
         if condition.tokens is not None:
             view.text = condition.tokens, condition.mask
@@ -203,7 +205,12 @@ class DiT(nn.Module):
         held: Tensor | float = 0.0
         if self.recall is not None:
             held = self.recall(drawn.features, levels, past.x.to(dtype), view.mask, memory)
-        return drawn.over(held) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+        return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+
+    def _moved(self, x: Tensor, condition: Condition) -> Tensor:
+        if condition.moved is not None:
+            return condition.moved
+        return torch.zeros(*x.shape[:2], 2, dtype=torch.long, device=x.device)
 
     def _rows(self, x_t: Tensor) -> int:
         height, width = x_t.shape[-2:]

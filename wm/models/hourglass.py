@@ -60,13 +60,14 @@ class Drawn(NamedTuple):
     """What `Up` drew, for each latent."""
 
     picture: Tensor  # (B, T, C, H, W)
-    share: Tensor  # (B, T, 1, H, W) of the picture in what is shown; the rest is what was held there
+    shares: Tensor  # (B, T, 2 or 3, H, W) that sum to 1, of what is shown: what was held there, the picture, what is carried
     stamped: Tensor | float  # (B, T, C, H, W) on top of it
     features: Tensor  # ((B T), width, H, W) that this was read from
 
-    def over(self, held: Tensor | float) -> Tensor:
-        """(B, T, C, H, W): `held` with the picture over it, as layers by a mask (Finn et al. 2016, arXiv:1605.07157, eq. 3)."""
-        return self.share * self.picture + (1 - self.share) * held + self.stamped
+    def over(self, held: Tensor | float, carried: Tensor | None = None) -> Tensor:
+        """(B, T, C, H, W): what is shown, layers by their masks (Finn et al. 2016, arXiv:1605.07157, eq. 3)."""
+        shown = self.shares[:, :, :1] * held + self.shares[:, :, 1:2] * self.picture + self.stamped
+        return shown if carried is None else shown + self.shares[:, :, 2:] * carried
 
 
 class Up(nn.Module):
@@ -76,7 +77,14 @@ class Up(nn.Module):
     """
 
     def __init__(
-        self, size: int, widths: tuple[int, ...], patch_size: int, channels: int, num_maps: int, stamps: int
+        self,
+        size: int,
+        widths: tuple[int, ...],
+        patch_size: int,
+        channels: int,
+        num_maps: int,
+        stamps: int,
+        carries: bool = False,
     ) -> None:
         super().__init__()
         folds = fold_sizes(patch_size, len(widths))
@@ -88,15 +96,15 @@ class Up(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width, state_size=size) for width in widths)
         self.norm = ChannelNorm(widths[0])
         self.stamps = Stamps(num_maps, stamps, channels) if num_maps and stamps else None
-        self.parts = channels, 1, stamps if self.stamps else 0
+        self.parts = channels, 2 if carries else 1, stamps if self.stamps else 0
         self.leave = nn.Conv2d(widths[0], sum(self.parts), 1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
     def begin_holding(self) -> None:
-        """Begin with little of the picture anywhere: what was held is a good first guess."""
+        """Begin with little else anywhere: what was held is a good first guess."""
         assert self.leave.bias is not None
-        nn.init.constant_(self.leave.bias[self.parts[0] : self.parts[0] + 1], -2.0)
+        nn.init.constant_(self.leave.bias.split(self.parts)[1], -2.0)
 
     def forward(self, tokens: Tensor, levels: list[Tensor], rows: int, state: Tensor, maps: Tensor | None) -> Drawn:
         x, state = rearrange(tokens, "b t (h w) d -> (b t) d h w", h=rows), state.flatten(0, 1)
@@ -104,12 +112,13 @@ class Up(nn.Module):
             list(zip(self.splits, self.unfolds, self.blocks, levels, strict=True))
         ):
             x = block(unfold(split(x)) + level, state)
-        picture, share, chosen = self.leave(F.silu(self.norm(x))).split(self.parts, dim=1)
+        picture, scores, chosen = self.leave(F.silu(self.norm(x))).split(self.parts, dim=1)
         stamped = 0.0 if self.stamps is None or maps is None else self.stamps(maps, chosen)
         b = len(tokens)
         return Drawn(
             picture=picture.unflatten(0, (b, -1)),
-            share=torch.sigmoid(share).unflatten(0, (b, -1)),
+            # The score of what was held is 0: two shares are a sigmoid.
+            shares=F.pad(scores, (0, 0, 0, 0, 1, 0)).softmax(1).unflatten(0, (b, -1)),
             stamped=stamped if isinstance(stamped, float) else stamped.unflatten(0, (b, -1)),
             features=x,
         )

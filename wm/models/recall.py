@@ -1,4 +1,4 @@
-"""What each place showed before: attention back in time, whose values are the latents themselves.
+"""What is copied: what a place showed before, by attention whose values are the latents themselves, and what is dragged.
 
 A window that closes uncovers what was there before it opened. To fetch that takes one weight near 1; to draw it again would
 take the whole network. As a pointer network copies words (Vinyals et al. 2015, arXiv:1506.03134, eq. 3), a place copies
@@ -52,3 +52,17 @@ class Recall(nn.Module):
         now = torch.arange(keys, device=mask.device)
         age = now[keys - queries :].unsqueeze(1) - now
         return self.age.float()[age.clamp(0, len(self.age) - 1)].masked_fill(~mask, float("-inf"))
+
+
+def carried(x: Tensor, moved: Tensor) -> Tensor:
+    """x (B, T, C, H, W), each frame shifted by `moved` (B, T, 2) latents down and right; 0 where nothing comes from.
+
+    What is dragged goes where the pointer goes, and needs not be drawn (Finn et al. 2016, arXiv:1605.07157, section 3.2).
+    """
+    rows, columns = x.shape[-2:]
+    row = torch.arange(rows, device=x.device) - moved[..., :1]
+    column = torch.arange(columns, device=x.device) - moved[..., 1:]
+    inside = ((row >= 0) & (row < rows)).unsqueeze(-1) & ((column >= 0) & (column < columns)).unsqueeze(-2)
+    source = row.clamp(0, rows - 1).unsqueeze(-1) * columns + column.clamp(0, columns - 1).unsqueeze(-2)
+    shifted = x.flatten(3).gather(3, source.flatten(2).unsqueeze(2).expand(-1, -1, x.shape[2], -1))
+    return shifted.view_as(x) * inside.unsqueeze(2)
