@@ -150,7 +150,8 @@ def placed(config: Path, overrides: Sequence[str], nodes: int, gpus: int, cpus: 
         layout = list(_layout(load_run(config, overrides), nodes, gpus, cpus))
         runs = [load_run(config, [*layout, *overrides])]
     for run in runs:
-        _check_batch(run)
+        if run.trains:
+            run.share(run.resources.num_workers)
     return [*layout, *overrides]
 
 
@@ -162,15 +163,6 @@ def _layout(run: RunConfig, nodes: int, gpus: int, cpus: int) -> Iterator[str]:
     yield f"resources.num_workers={nodes * workers}"
     yield f"resources.cpus_per_worker={cpus / workers:g}"
     yield f"resources.gpus_per_worker={0 if run.kind == 'record' else min(gpus, 1)}"
-
-
-def _check_batch(run: RunConfig) -> None:
-    workers = run.resources.num_workers
-    if run.data is not None and run.data.global_batch_size % workers:
-        raise ConfigError(
-            f"{run.kind}: data.global_batch_size {run.data.global_batch_size} does not divide among {workers} workers: "
-            f"give a multiple of {workers} as an override, or other nodes"
-        )
 
 
 def _name(text: str) -> str:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,8 @@ def slurm(folder: Path) -> Iterator[Slurm]:
                 _wait((munge / "socket").exists, "munged", folder)
         _wait(lambda: cluster.run("sinfo", "--noheader", "--format=%D %t").split() == ["2", "idle"], "slurm", folder)
         yield cluster
-        subprocess.run(["scancel", "--user=root", "--signal=KILL"], env=cluster.environment, check=False)
+        cluster.run("scancel", "--user=root")  # slurmd that ends before its jobs leaves their processes behind
+        _wait(lambda: cluster.run("squeue", "--noheader") == "", "the end of all jobs", folder)
     finally:
         for server in reversed(servers):
             server.terminate()
@@ -105,7 +106,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
             server.wait(30)
 
 
-def _wait(condition, what: str, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def _wait(condition: Callable[[], bool], what: str, folder: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -113,7 +114,7 @@ def _wait(condition, what: str, folder: Path) -> None:  # type: ignore[no-untype
                 return
         except AssertionError:  # nobody answers yet
             pass
-        assert time.monotonic() < end, what + "\n".join(path.read_text() for path in folder.glob("*.[lo][ou][gt]"))
+        assert time.monotonic() < end, what + "\n".join(path.read_text() for path in folder.glob("*.log"))
         time.sleep(0.2)
 
 
