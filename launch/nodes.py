@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _wait_in_cluster(arguments), command, show_traceback=False)
 
 
-def wait_for(names: Sequence[str], count: int, joined: Callable[[], set[str]], timeout: float, pause: float) -> set[str]:
+def wait_for(
+    names: Sequence[str], count: int, joined: Callable[[], set[str]], timeout: float, pause: float
+) -> set[str]:
     """What `joined` returns when all `names` and at least `count` are in it, asked every `pause` seconds.
 
     StageError after `timeout` seconds, with the names that are missing, or those that are there where only the count is known.

@@ -17,7 +17,6 @@ from launch.entry import OK, guarded
 from launch.pipeline import ORDER
 from launch.plan_costs import GIB, GPU, GPUS, Memory, Time, memory, sent, step_bytes, utilisation
 from launch.plan_networks import Facts, Work, facts_of, work_of
-from launch.recordings import RecordConfig
 from launch.run_config import RunConfig, load_run
 from launch.stage_state import DATASET
 from wm.config import ConfigError
@@ -55,14 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m launch.plan", description="What a training needs and how long it takes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.plan", description="What a training needs and how long it takes."
+    )
     parser.add_argument("config", type=Path, help="stage file, or folder of stage files")
     parser.add_argument("overrides", nargs="*", help="changes of the stage file, as data.global_batch_size=256")
     parser.add_argument("--gpu", choices=GPUS, default="h100")
     parser.add_argument("--gpus", type=int, default=8, help="of one node")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--samples", type=float, help="clips to train on; default what the stage file says")
-    parser.add_argument("--root", type=Path, help="outputs whose recordings say what the world is; default: record.yaml does")
+    parser.add_argument(
+        "--root", type=Path, help="outputs whose recordings say what the world is; default: record.yaml does"
+    )
     parser.add_argument(
         "--efficiency",
         type=float,
@@ -105,7 +108,9 @@ def _first_dataset(root: Path) -> Path:
     for folder in (root / "recordings" / "train", root / "latents"):
         if (folder / DATASET).exists():
             return folder
-    raise ConfigError(f"no {DATASET} under {root}/recordings/train or {root}/latents: record first, or leave out --root")
+    raise ConfigError(
+        f"no {DATASET} under {root}/recordings/train or {root}/latents: record first, or leave out --root"
+    )
 
 
 def _facts_on_disk(manifest: DatasetManifest, vae: RunConfig) -> Facts:
@@ -154,7 +159,9 @@ def _memory_lines(work: Work, machine: Machine, micro: int) -> Iterator[str]:
     rest = work.frozen_bytes + micro * work.activation_bytes
     yield "  GiB a GPU     weights  gradients  optimizer  average  buckets  frozen  activations    sum"
     for stage in (0, 1, 2, 3):
-        held = sum((memory(one.parameters, one.config, stage, machine.ranks) for one in work.learned), Memory(0, 0, 0, 0, 0))
+        held = sum(
+            (memory(one.parameters, one.config, stage, machine.ranks) for one in work.learned), Memory(0, 0, 0, 0, 0)
+        )
         total = held.total + rest
         parts = (held.weights, held.gradients, held.optimizer, held.average, held.buckets)
         words = "".join(f"{part / GIB:>{width}.2f}" for part, width in zip(parts, (9, 11, 11, 9, 9), strict=True))
@@ -171,7 +178,8 @@ def step_time(work: Work, machine: Machine, batch: int, micro_batches: int) -> T
     config = work.learned[0].config
     compute = batch * work.flops / (machine.efficiency * machine.gpu.flops(config.precision) * machine.ranks)
     moved = sum(
-        step_bytes(one.config) * one.parameters / (machine.ranks if one.config.zero_stage else 1) for one in work.learned
+        step_bytes(one.config) * one.parameters / (machine.ranks if one.config.zero_stage else 1)
+        for one in work.learned
     )
     return Time(compute, _sent(work, machine.ranks, micro_batches) / machine.rate, moved / machine.gpu.memory_rate)
 

@@ -77,7 +77,9 @@ def facts_of(record: RunConfig, vae: RunConfig) -> Facts:
     assert isinstance(vae.stage, TrainVAEConfig)
     environment: Any = record.stage.environment
     if not all(hasattr(environment, name) for name in ("height", "width", "buttons", "keys", "fps")):
-        raise ConfigError(f"what a {environment.kind} shows is known only when it is recorded: give --root of its datasets")
+        raise ConfigError(
+            f"what a {environment.kind} shows is known only when it is recorded: give --root of its datasets"
+        )
     space = ActionSpace(
         buttons=environment.buttons,
         keys=environment.keys,

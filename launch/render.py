@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=int, required=True, help="of one node; 0 computes on the CPU")
     parser.add_argument("--cpus", type=int, help="cores of one node; default 12 a GPU, 8 without GPUs")
     parser.add_argument("--memory", type=int, help="GiB of one node (kuberay); default 128 a GPU, 32 without GPUs")
-    parser.add_argument("--root", help="folder of the outputs, the same on all nodes; default runs/WORLD (slurm), /shared/WORLD")
+    parser.add_argument(
+        "--root", help="folder of the outputs, the same on all nodes; default runs/WORLD (slurm), /shared/WORLD"
+    )
     parser.add_argument("--name", help="of the job; default wm-<config>")
     parser.add_argument("--out", type=Path, default=Path(), help="folder to write to; default the current one")
     parser.add_argument("--hours", type=int, default=24, help="limit of the run's time")
@@ -169,7 +171,9 @@ def _name(text: str) -> str:
     """`text` as Kubernetes and the clouds allow names: small letters, digits and dashes."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     if not name or len(name) > 40 or not name[0].isalpha():
-        raise ConfigError(f"name {text!r} becomes {name!r}; it must begin with a letter and have at most 40: give --name")
+        raise ConfigError(
+            f"name {text!r} becomes {name!r}; it must begin with a letter and have at most 40: give --name"
+        )
     return name
 
 
@@ -192,7 +196,10 @@ def _ray_cluster(arguments: argparse.Namespace, values: dict[str, Any]) -> Targe
     region = arguments.region or {"aws": "us-west-2", "gcp": "us-central1"}[cloud]
     if instance is None:
         raise ConfigError(f"give --instance: the machine type of {cloud} that has {arguments.gpus} GPUs")
-    needs = {"storage": "the NFS server where all nodes write, as 10.0.0.5:/export", "image": "the machines' disk image"}
+    needs = {
+        "storage": "the NFS server where all nodes write, as 10.0.0.5:/export",
+        "image": "the machines' disk image",
+    }
     if cloud == "gcp":
         needs["project"] = "the id of the project that pays"
     for name, what in needs.items():
