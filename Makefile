@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 SOURCES := wm data_pipeline launch tools tests
 
-DEBIAN_PACKAGES := bash chromium fonts-dejavu-core iproute2 openbox util-linux x11-apps xauth xterm xvfb
+DEBIAN_PACKAGES := bash chromium fonts-dejavu-core iproute2 munge openbox slurm-wlm util-linux x11-apps xauth xterm xvfb
 
 .PHONY: demo play test test-slow lint format setup system-deps clean help
 

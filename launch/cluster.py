@@ -98,9 +98,10 @@ class Cluster:
 
 def _start(where: dict[str, Any], attempts: int = 2) -> None:
     """ray.init, once more where it failed: Ray gives its own processes 30 seconds, which a loaded machine may exceed."""
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints the stack of every thread
+        signal.signal(signal.SIGTERM, terminate)  # Ray's own prints the stack of every thread
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers at {where.get('address')}: {error}") from None
     except Exception as error:  # Ray raises the class Exception itself

@@ -8,17 +8,34 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from launch.runtime import StageError
 from wm.config import ConfigError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+REQUEUE = 75  # a scheduler told us to stop, and the same command goes on: EX_TEMPFAIL of sysexits.h
 
 
 def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
-    """The exit code of `work`. An error becomes one line on stderr that says what to do; `command` goes on."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # whatever the shell that started us had set
-        signal.signal(number, signal.default_int_handler)
+    """The exit code of `work`. An error becomes one line on stderr that says what to do; `command` goes on.
+
+    What SIGTERM interrupted ends with REQUEUE, what the keyboard did with INTERRUPTED.
+    """
+    terminated = False
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell that started us had set
+    signal.signal(signal.SIGTERM, terminate)
+    code = _coded(work, command, show_traceback)
+    return REQUEUE if terminated and code == INTERRUPTED else code
+
+
+def _coded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
     try:
         return work()
     except KeyboardInterrupt:

@@ -72,6 +72,16 @@ class RunConfig:
             raise ConfigError(f"a {self.kind} run needs the sections data and loop; see configs/desktop_sim")
         return self.data, self.loop
 
+    def share(self, num_workers: int) -> int:
+        """Samples of a global batch that one of `num_workers` has; ConfigError where it does not divide."""
+        data, _ = self.parts()
+        if data.global_batch_size % num_workers:
+            raise ConfigError(
+                f"{self.kind}: data.global_batch_size {data.global_batch_size} does not divide among {num_workers} workers: "
+                f"give a multiple of {num_workers}, or another number of workers"
+            )
+        return data.global_batch_size // num_workers
+
 
 def load_run(path: Path, overrides: Sequence[str] = (), hours: float = 0.0) -> RunConfig:
     """The run that the file at `path` describes, its training made 4 * `hours` as long where `hours` is given."""

@@ -66,7 +66,8 @@ ENGINE_FOR_STAGES = {
 
 HEAVY: dict[str, tuple[str, ...]] = {
     "deepspeed": ("wm/engine/zero.py",),
-    "ray": ("launch/cluster.py", "launch/prepare.py", "tools/serve.py"),
+    "jinja2": ("launch/render.py",),
+    "ray": ("launch/cluster.py", "launch/nodes.py", "launch/prepare.py", "tools/serve.py"),
     "webdataset": ("data_pipeline/loader.py", "data_pipeline/shards.py"),
     "transformers": ("wm/conditioning/text.py",),
     "xformers": ("wm/nn/attention.py",),

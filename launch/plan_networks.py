@@ -1,0 +1,239 @@
+"""What one sample costs a training stage: its networks are built on the meta device, which has shapes and no numbers.
+
+Parameters are counted one by one. A layer that multiplies by its weights takes 2 x weights x positions operations, one
+multiplication and one addition each; attention of q queries to k keys takes 4 q k D for all heads together, two products
+of (q, D) by (D, k) and back. What is masked is counted too, because the kernels compute it. A backward takes twice the
+forward: one product for the gradient of the input, one for that of the weights.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from launch.recordings import RecordConfig
+from launch.run_config import RunConfig
+from wm.batch import Action, ActionSpace, Given
+from wm.config import ConfigError
+from wm.engine.learner import DTYPES, LearnerConfig
+from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
+from wm.models.dit import DiTConfig, Past
+from wm.models.vae import VideoVAE
+from wm.stages.distill import DistillConfig
+from wm.stages.train_dit import TrainDiTConfig
+from wm.stages.train_vae import TrainVAEConfig
+
+FORWARD, BACKWARD = 1, 2  # in forwards
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a world is, as far as costs go."""
+
+    action_space: ActionSpace
+    height: int  # pixels
+    width: int
+    channels: int  # of latents
+    stride: int  # pixels a latent covers, a side
+
+    @property
+    def shape(self) -> WorldShape:
+        rows, columns = self.height // self.stride, self.width // self.stride
+        return WorldShape(
+            action_space=self.action_space, channels=self.channels, rows=rows, columns=columns, stride=self.stride
+        )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A network that a learner trains."""
+
+    name: str
+    parameters: int
+    config: LearnerConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """One optimizer step of a training stage, for one sample."""
+
+    learned: tuple[Learned, ...]
+    frozen_bytes: int  # of networks outside the learners
+    flops: float  # forward and backward
+    activation_bytes: int  # that a forward keeps for its backward; attention's scores are not kept
+    sample_bytes: int  # as it is read
+
+    @property
+    def parameters(self) -> int:
+        return sum(one.parameters for one in self.learned)
+
+
+def facts_of(record: RunConfig, vae: RunConfig) -> Facts:
+    """The facts of a world from its record file and its vae file; ConfigError where the environment has no size."""
+    assert isinstance(record.stage, RecordConfig)
+    assert isinstance(vae.stage, TrainVAEConfig)
+    environment: Any = record.stage.environment
+    if not all(hasattr(environment, name) for name in ("height", "width", "buttons", "keys", "fps")):
+        raise ConfigError(
+            f"what a {environment.kind} shows is known only when it is recorded: give --root of its datasets"
+        )
+    space = ActionSpace(
+        buttons=environment.buttons,
+        keys=environment.keys,
+        wheel=getattr(environment, "wheel", False),
+        fps=environment.fps,
+    )
+    tokenizer = vae.stage.vae
+    return Facts(space, environment.height, environment.width, tokenizer.latent_channels, tokenizer.stride)
+
+
+def work_of(run: RunConfig, facts: Facts, teacher: DenoiserConfig | None = None) -> Work:
+    """The work of a training stage. A distillation takes the networks of its `teacher`."""
+    data, loop = run.parts()
+    if isinstance(run.stage, TrainVAEConfig):
+        joins = min(run.stage.critic_start, loop.num_steps) / loop.num_steps
+        return _tokenizer_work(run.stage, facts, data.clip_frames, joins)
+    if isinstance(run.stage, TrainDiTConfig):
+        return _denoiser_work(run.stage.denoiser, facts, data.clip_frames, run.stage.learner, FORWARD + BACKWARD, 0)
+    assert isinstance(run.stage, DistillConfig)
+    assert teacher is not None
+    guidance = 1 if run.stage.guidance_scale in (0, 1) else 2
+    forwards = FORWARD + BACKWARD + guidance + FORWARD  # student, teacher, target
+    return _denoiser_work(teacher, facts, data.clip_frames, run.stage.learner, forwards, 2)
+
+
+def _denoiser_work(
+    config: DenoiserConfig, facts: Facts, frames: int, learner: LearnerConfig, forwards: int, num_frozen: int
+) -> Work:
+    """`forwards` times a forward of the denoiser, and `num_frozen` copies of it beside the one that learns."""
+    dtype = DTYPES[learner.precision]
+    module, forward = denoiser(config, facts, frames, dtype)
+    forward_flops = layer_flops(module, forward) + attention_flops(config.dit, facts.shape, frames)
+    latents = 2 * frames * facts.channels * facts.shape.rows * facts.shape.columns  # float16 on disk
+    return Work(
+        learned=(Learned("denoiser", num_parameters(module), learner),),
+        frozen_bytes=num_frozen * num_parameters(module) * dtype.itemsize,
+        flops=forwards * forward_flops,
+        activation_bytes=kept_bytes(module, forward, _scores(config.dit, facts.shape, frames)),
+        sample_bytes=latents,
+    )
+
+
+def denoiser(
+    config: DenoiserConfig, facts: Facts, frames: int, dtype: torch.dtype = torch.float32
+) -> tuple[Denoiser, Callable[[], Tensor]]:
+    """The denoiser on the meta device, and its forward over one clip. Attention is plain: its shapes are those of any."""
+    plain = replace(config, dit=replace(config.dit, attention="plain"))
+    with META:
+        module = plain.build(facts.shape).to(dtype)
+    shape = facts.shape
+
+    def forward() -> Tensor:
+        x = torch.zeros(1, frames, shape.channels, shape.rows, shape.columns, device=META)
+        t = torch.zeros(1, frames, device=META)
+        given = Given(action=Action.idle(facts.action_space, 1, frames).to(META))
+        made: Tensor = module(x, t, Past.of(x, t), given)
+        return made
+
+    return module, forward
+
+
+def attention_flops(config: DiTConfig, shape: WorldShape, frames: int) -> int:
+    """Of a forward over one clip: every token looks at all of its frame, and in some blocks at itself in all frames."""
+    tokens = shape.rows * shape.columns // config.patch_size**2
+    space = frames * 4 * tokens * tokens * config.hidden_size
+    time = tokens * 4 * frames * frames * config.hidden_size
+    return config.depth * space + -(-config.depth // config.time_every) * time
+
+
+def _scores(config: DiTConfig, shape: WorldShape, frames: int) -> set[tuple[int, int]]:
+    """(queries, keys) of attention's scores, where they cannot be mistaken for queries of (tokens, head_dim)."""
+    tokens = shape.rows * shape.columns // config.patch_size**2
+    head_dim = config.hidden_size // config.num_heads
+    return {(size, size) for size in (tokens, frames) if size != head_dim}
+
+
+def _tokenizer_work(stage: TrainVAEConfig, facts: Facts, frames: int, alone: float) -> Work:
+    """The autoencoder trains alone for the part `alone` of the steps; then its decoder and the critic do.
+
+    With the critic: the encoder is frozen and asked twice, the decoder trains and is asked once more, the critic's
+    verdict is carried back to the decoder (a forward, and the gradient of the input), and the critic trains on two videos.
+    """
+    dtype = DTYPES[stage.learner.precision]
+    with META:
+        module, critic = stage.vae.build().to(dtype), stage.critic.build().to(dtype)
+    video = torch.zeros(1, frames, 3, facts.height, facts.width, device=META)
+
+    def forward() -> Tensor:
+        return _reconstructed(module, video)
+
+    encoder, decoder = layer_flops(module.encoder, forward), layer_flops(module.decoder, forward)
+    judged = layer_flops(critic, lambda: critic(video))
+    both = FORWARD + BACKWARD
+    without = both * (encoder + decoder)
+    with_critic = 2 * encoder + (both + FORWARD) * decoder + (FORWARD + BACKWARD / 2 + 2 * both) * judged
+    return Work(
+        learned=(
+            Learned("tokenizer", num_parameters(module), stage.learner),
+            Learned("critic", num_parameters(critic), stage.critic_learner),
+        ),
+        frozen_bytes=num_parameters(module) * dtype.itemsize,
+        flops=alone * without + (1 - alone) * with_critic,
+        activation_bytes=kept_bytes(module, forward, set()),
+        sample_bytes=video.numel(),  # one byte a pixel's channel, as decoded
+    )
+
+
+def _reconstructed(module: VideoVAE, video: Tensor) -> Tensor:
+    noise_shape = (*video.shape[:2], module.latent_channels, *(side // module.stride for side in video.shape[-2:]))
+    made, _ = module(video, torch.zeros(noise_shape, device=META))
+    return made
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def layer_flops(module: nn.Module, forward: Callable[[], Any]) -> int:
+    """2 x weights x positions over the linear layers and convolutions of `module` that `forward` calls."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        total += 2 * layer.weight.numel() * (output.numel() // channels)
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def kept_bytes(module: nn.Module, forward: Callable[[], Any], scores: set[tuple[int, int]]) -> int:
+    """Bytes that autograd keeps of `forward`, without parameters, and without what ends in the axes of `scores`.
+
+    A fused kernel computes attention's scores again instead of keeping them (Dao et al. 2022, section 3.1).
+    """
+    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and tuple(tensor.shape[-2:]) not in scores:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        made = forward()  # alive until all is counted: a storage that is freed lends its address to the next
+        total = sum(storage.nbytes() for storage in kept.values())
+    del made
+    return total

@@ -1,0 +1,107 @@
+"""The rendered sbatch script on a real SLURM: two nodes on this machine, trained on, pre-empted, queued again, left incomplete."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from slurm_machine import NODES, Slurm, missing_programs, slurm
+
+from launch import render
+from launch.entry import BAD_INPUT
+
+HERE = Path(__file__).parent.parent
+SMOKE = HERE / "configs" / "smoke"
+PATIENCE = 900.0  # seconds, on a machine that does much else
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing_programs()), reason=f"needs {', '.join(missing_programs())}: make system-deps"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="starts SLURM's servers, which takes root"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    with slurm(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with recordings."""
+    folder = tmp_path_factory.mktemp("root")
+    command = [sys.executable, "-m", "launch.run", str(SMOKE / "record.yaml"), "--root", str(folder), "--local"]
+    subprocess.run(command, cwd=HERE, check=True, capture_output=True)
+    return folder
+
+
+def submit(cluster: Slurm, folder: Path, root: Path, *more: str) -> str:
+    """The id of the job that trains the tokenizer on both nodes; its logs are in `folder`."""
+    arguments = ["slurm", str(SMOKE / "vae.yaml"), "--nodes", "2", "--gpus", "0", "--cpus", "1", "--root", str(root)]
+    assert render.main([*arguments, "--out", str(folder), *more]) == 0
+    environment = f"--export=ALL,PYTHONPATH={HERE}"
+    return cluster.run("sbatch", "--parsable", environment, "wm-smoke-vae.sbatch", cwd=folder).strip()
+
+
+def said(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.log")))
+
+
+def wait_for(condition: Callable[[], bool], cluster: Slurm, job: str, folder: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert cluster.facts(job)["JobState"] not in ("FAILED", "CANCELLED", "NODE_FAIL"), said(folder)
+        assert time.monotonic() < end, said(folder)
+        time.sleep(0.5)
+
+
+def test_a_preempted_run_saves_is_queued_again_and_ends(cluster: Slurm, root: Path, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path, root, "loop.num_steps=300", "loop.save_every=10")
+    stage = root / "vae"
+    wait_for(lambda: any((stage / "checkpoints").glob("step-*[0-9]")), cluster, job, tmp_path)
+    cluster.run("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the end of the time limit
+    wait_for(lambda: cluster.facts(job)["Restarts"] == "1", cluster, job, tmp_path)
+    assert "stopped at step" in said(tmp_path)
+    assert not (stage / "result.json").exists()
+    wait_for(lambda: cluster.facts(job)["JobState"] == "COMPLETED", cluster, job, tmp_path)
+    assert (stage / "result.json").exists()
+    log = (stage / "log-0.txt").read_text()
+    assert "resumed from step" in log
+    assert (stage / "log-1.txt").exists()  # two ranks
+    assert said(tmp_path).count(f"all 2 nodes are there: {', '.join(NODES)}") == 2
+    assert list(Path("/tmp").glob(f"ray-{job}*")) == []
+    assert f"ray-{job}/" not in processes()
+
+
+def test_a_run_that_fails_is_not_queued_again(cluster: Slurm, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path, tmp_path / "empty")
+    wait_for_end(cluster, job, tmp_path)
+    facts = cluster.facts(job)
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", f"{BAD_INPUT}:0", "0")
+    assert "no manifest under" in said(tmp_path)
+
+
+def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = {NODES[1]} ] && exit 1\nexec {sys.executable} "$@"\n')
+    broken.chmod(0o755)
+    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "40")
+    wait_for_end(cluster, job, tmp_path)
+    facts = cluster.facts(job)
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "0")
+    assert f"1 of 2 nodes joined within 40 s; missing: {NODES[1]}" in said(tmp_path)
+
+
+def wait_for_end(cluster: Slurm, job: str, folder: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while cluster.facts(job)["JobState"] in ("PENDING", "RUNNING", "COMPLETING"):
+        assert time.monotonic() < end, said(folder)
+        time.sleep(0.5)
+
+
+def processes() -> str:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
