@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_actions_a_frame_off_are_an_error_that_says_which_way(
     report = lint([write(tmp_path, world, shifted)], limits=Limits(coverage_frames=9999))
     (finding,) = [finding for finding in report.findings if finding.check == "action lag"]
     assert finding.severity == "error"
-    assert __import__("re").search(says, finding.message)
+    assert re.search(says, finding.message)
 
 
 def test_a_pointer_in_another_unit_or_a_screen_without_cursor_is_a_warning(

@@ -17,7 +17,9 @@ def ranges(clip: Clip, limits: Limits) -> Iterator[Finding]:
         low, high = pointer.min(), pointer.max()
         yield _range(clip, f"the pointer is at {low:g} to {high:g}; it must be a fraction of the screen in [0, 1)")
     if np.abs(wheel).max(initial=0) > limits.wheel_notches:
-        yield _range(clip, f"the wheel turns by {np.abs(wheel).max():g} in one frame; its unit is a notch, not 1/120 of one")
+        yield _range(
+            clip, f"the wheel turns by {np.abs(wheel).max():g} in one frame; its unit is a notch, not 1/120 of one"
+        )
     if np.abs(axes).max(initial=0) > 1:
         yield _range(clip, f"an axis is at {axes.flat[np.abs(axes).argmax()]:g}; axes are in [-1, 1]")
     for name in ("buttons", "keys"):
@@ -54,7 +56,7 @@ def stuck(clip: Clip, limits: Limits) -> Iterator[Finding]:
     least = round(limits.stuck_seconds * clip.fps)
     for name, names in (("buttons", clip.space.buttons), ("keys", clip.space.keys)):
         held, _, _ = clip.presses(name)
-        for number in np.flatnonzero(held[-1] > 0):
+        for number in np.flatnonzero(held[-1] > 0).tolist():
             since = int(np.flatnonzero(held[:, number] == 0).max(initial=-1)) + 1
             if len(clip) - since >= max(least, 2):
                 yield Finding(
@@ -95,7 +97,9 @@ class Coverage:
             return
         missing = list(self._missing())
         if missing:
-            yield Finding("warning", "coverage", where, f"in {self.frames} frames {'; '.join(missing)}: record more of it")
+            yield Finding(
+                "warning", "coverage", where, f"in {self.frames} frames {'; '.join(missing)}: record more of it"
+            )
 
     def _missing(self) -> Iterator[str]:
         if self._space.pointer == "absolute" and self._cells.mean() < self.limits.pointer_coverage:

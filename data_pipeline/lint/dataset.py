@@ -64,7 +64,15 @@ def lint(folders: Sequence[Path], num_clips: int | None = None, limits: Limits =
 def _clip_findings(clip: Clip, manifest: DatasetManifest, limits: Limits) -> Iterator[Finding]:
     yield from frames.size_and_rate(clip, manifest)
     yield from frames.latent_values(clip, manifest)
-    for check in (actions.ranges, actions.edges, actions.stuck, frames.brightness, frames.frozen, frames.idle, timing.clock):
+    for check in (
+        actions.ranges,
+        actions.edges,
+        actions.stuck,
+        frames.brightness,
+        frames.frozen,
+        frames.idle,
+        timing.clock,
+    ):
         yield from check(clip, limits)
 
 

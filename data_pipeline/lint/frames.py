@@ -45,7 +45,10 @@ def brightness(clip: Clip, limits: Limits) -> Iterator[Finding]:
         )
     elif not clip.changed.any() and clip.acted.any() and len(clip) > 1:
         yield Finding(
-            "error", "frozen frames", clip.where, f"all {len(clip)} frames are the same, and there was input: a dead capture"
+            "error",
+            "frozen frames",
+            clip.where,
+            f"all {len(clip)} frames are the same, and there was input: a dead capture",
         )
 
 
@@ -74,10 +77,8 @@ def frozen(clip: Clip, limits: Limits) -> Iterator[Finding]:
     if clip.video is None or clip.space.pointer != "absolute":
         return
     moved, near = far(clip), radius(clip)
-    still = [
-        i for i in np.flatnonzero(moved[1:-1] & moved[2:] & (clip.changed[1:-1] == 0)) + 1
-        if seen_at(clip, i + 1, i - 1, near) and seen_at(clip, i + 1, i + 1, near)
-    ]  # fmt: skip
+    candidates = np.flatnonzero(moved[1:-1] & moved[2:] & (clip.changed[1:-1] == 0)) + 1
+    still = [i for i in candidates.tolist() if seen_at(clip, i + 1, i - 1, near) and seen_at(clip, i + 1, i + 1, near)]
     if still and len(still) >= limits.frozen * moved.sum():
         yield Finding(
             "warning",

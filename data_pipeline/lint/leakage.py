@@ -12,8 +12,8 @@ import numpy as np
 from data_pipeline.lint.clip import Clip
 from data_pipeline.lint.finding import Finding, Limits
 
-_ROWS, _COLUMNS = 12, 17  # cells of the coarse picture
-_MARGIN = 3  # levels of 255; less is what an encoder changes
+_ROWS, _COLUMNS = 8, 9  # cells of the coarse picture
+_MARGIN = 8  # levels of 255; less is what an encoder changes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ def screen_hash(
     """The same for frames that look the same; a moved cursor of a few percent of the screen's width is another screen."""
     grey = frame.astype(np.float32).mean(-1)
     lines = [part.mean(0) for part in np.array_split(grey, min(_ROWS, grey.shape[0]), axis=0)]
-    coarse = np.stack([part.mean(1) for part in np.array_split(np.stack(lines), min(_COLUMNS, grey.shape[1]), axis=1)], 1)
+    coarse = np.stack(
+        [part.mean(1) for part in np.array_split(np.stack(lines), min(_COLUMNS, grey.shape[1]), axis=1)], 1
+    )
     steps = np.diff(coarse, axis=1)
     return np.packbits(np.stack([steps > _MARGIN, steps < -_MARGIN])).tobytes()
 
@@ -57,5 +59,8 @@ def leaks(train: Sequence[Trace], heldout: Sequence[Trace], limits: Limits) -> I
 
 def _leak(clip: Trace, evidence: str) -> Finding:
     return Finding(
-        "error", "leakage", clip.where, f"{evidence}: what is measured on it says nothing; record it again with another seed"
+        "error",
+        "leakage",
+        clip.where,
+        f"{evidence}: what is measured on it says nothing; record it again with another seed",
     )

@@ -4,6 +4,7 @@ A pointer that moves far leaves two marks between two frames: where it was and w
 both are there at the row's own frame. The offset at which most movements leave both marks is where the rows belong.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,10 @@ def marks(clip: Clip, limits: Limits) -> Marks:
     lags, near = range(-limits.max_lag, limits.max_lag + 1), radius(clip)
     rows = np.flatnonzero(far(clip))
     rows = rows[(rows > limits.max_lag) & (rows < len(clip) - limits.max_lag)]
-    seen = [[all(seen_at(clip, row + lag, place, near) for place in (row, row - 1)) for lag in lags] for row in rows]
+    seen = [
+        [all(seen_at(clip, row + lag, place, near) for place in (row, row - 1)) for lag in lags]
+        for row in rows.tolist()
+    ]
     return Marks(rows, np.array(seen, bool).reshape(len(rows), len(lags)))
 
 
@@ -78,7 +82,7 @@ def _shifted(lag: int, evidence: str) -> str:
 
 def steps(clip: Clip, marks: Marks, limits: Limits) -> Iterator[Finding]:
     """An offset that changes inside a clip: frames that were dropped or written twice, or two clocks."""
-    changes = [(a, b) for a, b in _pairs(_offsets(marks, limits)) if a[1] != b[1]]
+    changes = [(a, b) for a, b in itertools.pairwise(_offsets(marks, limits)) if a[1] != b[1]]
     jumps = [b[1] - a[1] for a, b in changes]
     if not jumps:
         return
@@ -113,10 +117,6 @@ def _offsets(marks: Marks, limits: Limits) -> list[tuple[int, int]]:
         if best >= 0.8 and best - second >= 0.3:
             found.append((int(marks.rows[run][limits.lag_moves // 2]), int(share.argmax()) - limits.max_lag))
     return found
-
-
-def _pairs(values: list[tuple[int, int]]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    return list(zip(values[:-1], values[1:], strict=True))
 
 
 def clock(clip: Clip, limits: Limits) -> Iterator[Finding]:
