@@ -19,6 +19,10 @@ from data_pipeline.lint.finding import Limits, worst
 from data_pipeline.record import record
 from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample
 from data_pipeline.shards import Dataset, write_manifest, write_shard
+from launch.linting import look
+from launch.recordings import RecordConfig, make_recordings
+from launch.resources import Resources
+from launch.shard_work import map_here
 from wm.batch import HELD, PRESSED, RELEASED
 
 T = 170
@@ -347,3 +351,20 @@ def test_released_keys_are_not_stuck(tmp_path: Path, world: DesktopSim, samples:
     keys[5:160, 0] = [1, 0, 0]
     keys[5, 0, PRESSED] = keys[160, 0, RELEASED] = 1
     assert planted(tmp_path, world, samples[0], lambda s: with_rows(s, keys=keys)).findings == []
+
+
+def test_the_record_stage_writes_what_the_linter_says_and_warns(
+    tmp_path: Path, world: DesktopSim, samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "train", world, samples[:2])
+    write(tmp_path / "heldout", world, samples[1:2])
+    folders = [tmp_path / "train", tmp_path / "heldout"]
+    assert look(folders, 2, tmp_path / "lint.json") == 1
+    assert json.loads((tmp_path / "lint.json").read_text())["findings"][0]["check"] == "leakage"
+    assert "python -m data_pipeline.lint" in caplog.text
+    settings = RecordConfig(
+        environment=DesktopSimConfig(), policy=HumanPolicyConfig(), num_recordings=2, num_heldout=1, num_frames=12
+    )
+    result = make_recordings(settings, 1, tmp_path / "made", map_here, Resources(), lambda done: None)
+    assert result["num_findings"] == 0
+    assert json.loads((tmp_path / "made" / "lint.json").read_text())["num_clips"] == 3
