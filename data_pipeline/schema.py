@@ -25,8 +25,9 @@ ACTION_SHAPES: dict[str, tuple[int | str, ...]] = {
     "axes": ("n",),
 }
 
-# Entries of Sample.meta that hold one value a frame, and are cut with the frames.
-PER_FRAME = ("events", "state", "changed")
+# Entries of Sample.meta that hold one value a frame, and are cut with the frames. "times", where a recorder has a clock of
+# its own, are the seconds at which the frames were taken.
+PER_FRAME = ("events", "state", "changed", "times")
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # no dot: WebDataset splits a name at its first
 

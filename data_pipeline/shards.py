@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -104,13 +105,17 @@ class Dataset:
 
     def meta(self, clip: int) -> dict[str, Any]:
         """What is known of a whole clip besides frames and actions."""
-        meta: dict[str, Any] = json.loads(self._bytes(self.clips[clip], META))
-        return meta
+        entry = self.clips[clip]
+        with self._named(entry, META):
+            meta: dict[str, Any] = json.loads(self._bytes(entry, META))
+            return meta
 
     def rows(self, clip: int) -> dict[str, np.ndarray]:
         """The action rows of a whole clip by name, each (T, ...) float32."""
         entry = self.clips[clip]
-        with np.load(io.BytesIO(self._bytes(entry, ACTIONS)), allow_pickle=False) as archive:
+        data = io.BytesIO(self._bytes(entry, ACTIONS))
+        # Objects are refused: to read them would run what a pickle says.
+        with self._named(entry, ACTIONS), np.load(data, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
     def frames(self, clip: int, start: int = 0, count: int | None = None) -> np.ndarray:
@@ -121,10 +126,8 @@ class Dataset:
             raise ValueError(f"{entry.key} has {entry.num_frames} frames; {count} from {start} were asked")
         if self.manifest.kind == "latents":
             return self._latents(entry, start, count)
-        try:
+        with self._named(entry, VIDEO):
             return video.decode(self._bytes(entry, VIDEO), start, count)
-        except ValueError as error:
-            raise DataError(f"{self._where(entry, VIDEO)}: {error}; {REPLACE}") from None
 
     def verify(self) -> None:
         """DataError for the first shard whose bytes are not those that were written."""
@@ -138,11 +141,12 @@ class Dataset:
         if (entry.shard, member.offset) not in self._verified:
             self._bytes(entry, LATENTS)
         head = io.BytesIO(self._pread(entry, LATENTS, 0, min(member.size, BLOCK)))
-        np.lib.format.read_magic(head)
-        (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(head)
-        row = int(np.prod(shape)) * dtype.itemsize
-        data = self._pread(entry, LATENTS, head.tell() + start * row, count * row)
-        return np.frombuffer(data, dtype).reshape(count, *shape)
+        with self._named(entry, LATENTS):
+            np.lib.format.read_magic(head)
+            (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(head)
+            row = int(np.prod(shape)) * dtype.itemsize
+            data = self._pread(entry, LATENTS, head.tell() + start * row, count * row)
+            return np.frombuffer(data, dtype).reshape(count, *shape)
 
     def _bytes(self, entry: ClipEntry, suffix: str) -> bytes:
         member = entry.members[suffix]
@@ -162,6 +166,16 @@ class Dataset:
         if len(data) < size:
             raise DataError(f"{self._where(entry, suffix)}: the file ends before this member does; {REPLACE}")
         return data
+
+    @contextmanager
+    def _named(self, entry: ClipEntry, suffix: str) -> Iterator[None]:
+        """What a parser says of bytes that are as they were written, but not as they should be, with their place."""
+        try:
+            yield
+        except DataError:
+            raise
+        except (ValueError, EOFError, BadZipFile) as error:
+            raise DataError(f"{self._where(entry, suffix)}: {error}; {REPLACE}") from None
 
     def _where(self, entry: ClipEntry, suffix: str) -> str:
         return f"{self.folder / entry.shard}, {entry.key}.{suffix} at byte {entry.members[suffix].offset}"

@@ -14,6 +14,7 @@ from data_pipeline.policies import PolicyConfig
 from data_pipeline.record import cursor_images, record
 from data_pipeline.schema import DatasetManifest, Sample
 from data_pipeline.shards import write_manifest, write_shard
+from launch.linting import REPORT, look
 from launch.resources import Resources
 from launch.shard_work import MapTasks, forget_notes, note, noted, work_hash
 from wm.config import config, from_dict, to_dict
@@ -21,6 +22,7 @@ from wm.config import config, from_dict, to_dict
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # of one recording whose environment dies
+LOOKED_AT = 8  # recordings of each split that the linter reads at the end
 SPLITS = ("train", "heldout")  # held-out recordings have seeds of their own and are never trained on
 
 
@@ -56,7 +58,7 @@ def make_recordings(
     resources: Resources,
     on_done: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Both datasets under `folder`, and what `result.json` says of them."""
+    """Both datasets under `folder`, what the linter says of them beside it, and what `result.json` says."""
     tasks = [
         (settings, seed, split, index, numbers, folder / split)
         for split in SPLITS
@@ -66,11 +68,13 @@ def make_recordings(
     for split in SPLITS:
         mine = [answer for task, answer in zip(tasks, answers, strict=True) if task[2] == split]
         _finish(settings, seed, folder / split, mine)
+    findings = look([folder / split for split in SPLITS], LOOKED_AT, folder / REPORT)
     entries = [answer["entry"] for answer in answers]
     return {
         "num_shards": len(entries),
         "num_recordings": sum(entry["num_samples"] for entry in entries),
         "num_frames": sum(entry["num_frames"] for entry in entries),
+        "num_findings": findings,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from launch import stage_state
 from launch.exporting import write_artifact
 from launch.latents import make_latents
+from launch.linting import look
 from launch.measuring import make_measurements
 from launch.progress import Progress, Reading, training_progress
 from launch.recordings import SPLITS, RecordConfig, make_recordings
@@ -23,6 +24,8 @@ from wm.stages.export import ExportConfig
 
 # Which stage file makes what a stage may find missing; latents and recordings are datasets, the others have weights.
 MAKERS = {"recordings": "record", "latents": "encode", "vae": "vae", "dit": "dit", "distill": "distill"}
+
+LOOKED_AT = 4  # clips of its dataset that the linter reads before a training
 
 
 @dataclass
@@ -49,6 +52,8 @@ def run_stage(run: RunConfig, root: Path, runtime: Runtime, configs: Path) -> di
     folder = run.output(root)
     spent = stage_state.begin(folder, run, stage_state.identity(run, root))
     counter = Counter(_num_tasks(run, root), "shards" if run.kind in ("record", "encode_latents") else "units")
+    if run.trains:
+        look([root / run.source], LOOKED_AT)
     read = training_progress(folder, run.loop.num_steps) if run.trains and run.loop else counter.read
     with Progress(read, beat=lambda seconds: stage_state.spend(folder, spent + seconds)):
         if run.trains:
