@@ -13,12 +13,12 @@ from torch import Tensor
 from wm.artifact import World
 from wm.batch import Action, Given
 from wm.conditioning.condition import Condition
-from wm.flow import Predict, draw_noise, time_grid
-from wm.guidance import guided
+from wm.flow import Predict, draw_noise
 from wm.models.denoiser import Denoiser
 from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
-from wm.samplers import consistency, euler, heun
+from wm.samplers import sampler_of
+from wm.time_grids import ShiftedTimes
 
 
 class WorldSession:
@@ -33,7 +33,9 @@ class WorldSession:
         self.flow = self.card.flow.build()
         self.scale = world.scale(model)
         self.device = next(self.denoiser.parameters()).device
-        self.times = time_grid(self.card.num_steps if num_steps is None else num_steps, self.card.shift)
+        grid = ShiftedTimes(shift=self.card.shift) if self.card.times is None else self.card.times
+        self.times = grid.times(self.flow, self.card.num_steps if num_steps is None else num_steps)
+        self.sampler = sampler_of(self.card.sampler)
         self.seed, self.batch = seed, batch
         self.frame = 0  # number of the next frame since reset
         self.dreamer = _Dreamer(self.denoiser, self.denoiser.condition)
@@ -75,16 +77,13 @@ class WorldSession:
             raise ValueError("nothing to go on from: reset comes before step")
         taken = self._taken(action, 1)
         given = Given(action=taken)
-        predict = self.dreamer.predictor(self.past, given)
+        predict, start = self.dreamer.predictor(self.past, given), self._start(1)
         if self.null_dreamer is not None:
-            predict = guided(predict, self.null_dreamer.predictor(self.past, given), self.card.guidance_scale)
-        match self.card.sampler:
-            case "consistency":
-                x = consistency(self.flow, predict, self._start(1), self.times, lambda i: self._noise(f"fresh {i}"))
-            case "heun":
-                x = heun(self.flow, predict, self._start(1), self.times)
-            case "euler":
-                x = euler(self.flow, predict, self._start(1), self.times)
+            null, limits = self.null_dreamer.predictor(self.past, given), self.card.guidance_limits
+            if limits.highest < 1:  # then nobody else asks it about pure noise, which it is to remember
+                null(start, torch.ones(start.shape[:2], device=self.device))
+            predict = limits.guided(predict, null, self.card.guidance_scale)
+        x = self.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
         for dreamer in self._dreamers():
             dreamer.memory.commit()
         self.past = Past(*self._shown(x))

@@ -20,7 +20,7 @@ from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
 from wm.flow import draw_noise, draw_uniform, time_grid
-from wm.guidance import guided
+from wm.guidance import GuidanceLimits, guided
 from wm.levels import draw_neighbours
 from wm.models.vae import LatentScale
 from wm.objectives import consistency_distillation
@@ -102,7 +102,9 @@ class Distill:
             sampler="consistency",
             num_steps=self.config.num_steps,
             shift=self.config.rollout_shift,
+            times=None,
             guidance_scale=1.0,
+            guidance_limits=GuidanceLimits(),
         )
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
