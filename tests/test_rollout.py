@@ -18,7 +18,7 @@ from wm.guidance import GuidanceLimits
 from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
 from wm.rollout import WorldSession
-from wm.samplers import Ancestral, Churned, UniPC, sampler_of
+from wm.samplers import Ancestral, Churned, UniPC
 from wm.time_grids import KarrasTimes, ListedTimes, ShiftedTimes
 
 BATCH, CONTEXT, SEED = 2, 5, 7
@@ -65,8 +65,9 @@ class Slow:
         given = Given(action=Action.concatenate([*self.actions, action], 1))
         predict, null = self.predictor(self.denoiser.condition(given)), self.predictor(self.denoiser.null(given))
         predict = self.card.guidance_limits.guided(predict, null, self.card.guidance_scale)
-        sampler = sampler_of(self.card.sampler)
-        x = sampler.sample(self.flow, predict, self.start(), self.times, lambda i: self.noise(f"fresh {i}"))
+        x = self.card.sampler.sample(
+            self.flow, predict, self.start(), self.times, lambda i: self.noise(f"fresh {i}")
+        )  # fmt: skip
         self.remember(x, action)
         return x
 

@@ -25,7 +25,7 @@ from wm.flow import FlowConfig
 from wm.guidance import GuidanceLimits
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
 from wm.models.vae import LatentScale, VideoVAE, VideoVAEConfig
-from wm.samplers import SamplerConfig, SamplerName
+from wm.samplers import SamplerConfig
 from wm.time_grids import TimesConfig
 
 FORMAT_VERSION = 2  # 2: the frame before is given, memories hold how frames began
@@ -55,7 +55,7 @@ class DenoiserWeights:
     std: tuple[float, ...]
     vae_hash: str  # of the tokenizer whose latents it draws
     context_level: float  # noise level at which past frames are shown to it
-    sampler: SamplerConfig | SamplerName
+    sampler: SamplerConfig
     num_steps: int  # model calls a frame unless asked otherwise
     shift: float  # of the time grid
     times: TimesConfig | None = None  # another grid than the shifted one

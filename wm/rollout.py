@@ -17,7 +17,6 @@ from wm.flow import Predict, draw_noise
 from wm.models.denoiser import Denoiser
 from wm.models.dit import Past
 from wm.models.vae import to_pixels, to_unit_range
-from wm.samplers import sampler_of
 from wm.time_grids import ShiftedTimes
 
 
@@ -35,7 +34,6 @@ class WorldSession:
         self.device = next(self.denoiser.parameters()).device
         grid = ShiftedTimes(shift=self.card.shift) if self.card.times is None else self.card.times
         self.times = grid.times(self.flow, self.card.num_steps if num_steps is None else num_steps)
-        self.sampler = sampler_of(self.card.sampler)
         self.seed, self.batch = seed, batch
         self.frame = 0  # number of the next frame since reset
         self.dreamer = _Dreamer(self.denoiser, self.denoiser.condition)
@@ -83,7 +81,7 @@ class WorldSession:
             if limits.highest < 1:  # then nobody else asks it about pure noise, which it is to remember
                 null(start, torch.ones(start.shape[:2], device=self.device))
             predict = limits.guided(predict, null, self.card.guidance_scale)
-        x = self.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
+        x = self.card.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
         for dreamer in self._dreamers():
             dreamer.memory.commit()
         self.past = Past(*self._shown(x))

@@ -24,6 +24,7 @@ from wm.guidance import GuidanceLimits, guided
 from wm.levels import draw_neighbours
 from wm.models.vae import LatentScale
 from wm.objectives import consistency_distillation
+from wm.samplers import Consistency
 from wm.stages.context import StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.stages.frozen import FrozenModule
@@ -99,7 +100,7 @@ class Distill:
     def weights_card(self) -> DenoiserWeights:
         return replace(
             self.card,
-            sampler="consistency",
+            sampler=Consistency(),
             num_steps=self.config.num_steps,
             shift=self.config.rollout_shift,
             times=None,

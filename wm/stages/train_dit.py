@@ -20,7 +20,7 @@ from wm.models.denoiser import DenoiserConfig, WorldShape
 from wm.models.dit import Past
 from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
-from wm.samplers import SamplerConfig, SamplerName
+from wm.samplers import Euler, SamplerConfig
 from wm.stages.context import DatasetFacts, StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.time_grids import TimesConfig
@@ -43,7 +43,7 @@ class TrainDiTConfig:
     drop_condition: float = 0.05  # share of clips trained without condition, for guidance
     context_level: float = 0.05  # at which a rollout shows past frames
     past_max: float = 0.2  # levels below it, at which the frame before is shown
-    sampler: SamplerConfig | SamplerName = "euler"  # of a rollout
+    sampler: SamplerConfig = Euler()  # of a rollout
     num_steps: int = 16
     shift: float = 1.0  # of its time grid
     times: TimesConfig | None = None  # another time grid
