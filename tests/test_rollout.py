@@ -1,6 +1,7 @@
 """WorldSession: its cache against full recomputation under the same window mask, and frames that are a function of the seed."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import tiny_world
@@ -11,12 +12,14 @@ from torch import Tensor
 from wm.artifact import DenoiserWeights, World
 from wm.batch import Action, Given
 from wm.conditioning.condition import Condition
+from wm.config import from_dict, to_dict
 from wm.flow import FlowConfig, Predict, draw_noise, time_grid
-from wm.guidance import guided
+from wm.guidance import GuidanceLimits
 from wm.models.memory import Past
 from wm.models.vae import to_pixels, to_unit_range
 from wm.rollout import WorldSession
-from wm.samplers import consistency, euler, heun
+from wm.samplers import Ancestral, Churned, UniPC
+from wm.time_grids import KarrasTimes, ListedTimes, ShiftedTimes
 
 BATCH, CONTEXT, SEED = 2, 5, 7
 NEW = 10  # with the context, more than twice the window and the reach of two layers
@@ -27,7 +30,9 @@ class Slow:
 
     def __init__(self, world: World, card: DenoiserWeights, num_steps: int) -> None:
         self.world, self.card, self.denoiser = world, card, world.models["student"]
-        self.flow, self.times = card.flow.build(), time_grid(num_steps, card.shift)
+        self.flow = card.flow.build()
+        grid = ShiftedTimes(shift=card.shift) if card.times is None else card.times
+        self.times = grid.times(self.flow, num_steps)
         self.starts: list[Tensor] = []  # pure noise
         self.seen: list[Tensor] = []  # as shown to the frame after
         self.were: list[Tensor] = []  # as they were
@@ -62,15 +67,10 @@ class Slow:
     def step(self, action: Action) -> Tensor:
         given = Given(action=Action.concatenate([*self.actions, action], 1))
         predict, null = self.predictor(self.denoiser.condition(given)), self.predictor(self.denoiser.null(given))
-        predict = guided(predict, null, self.card.guidance_scale)
-        x = self.start()
-        match self.card.sampler:
-            case "consistency":
-                x = consistency(self.flow, predict, x, self.times, lambda i: self.noise(f"fresh {i}"))
-            case "heun":
-                x = heun(self.flow, predict, x, self.times)
-            case "euler":
-                x = euler(self.flow, predict, x, self.times)
+        predict = self.card.guidance_limits.guided(predict, null, self.card.guidance_scale)
+        x = self.card.sampler.sample(
+            self.flow, predict, self.start(), self.times, lambda i: self.noise(f"fresh {i}")
+        )  # fmt: skip
         self.remember(x, action)
         return x
 
@@ -87,7 +87,27 @@ def rollout(session: WorldSession, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("sampler", ["euler", "heun", "consistency"])
 @torch.no_grad()
 def test_cached_and_recomputed_frames_agree(sampler: str, num_steps: int, guidance_scale: float) -> None:
-    card = dataclasses.replace(CARD, sampler=sampler, guidance_scale=guidance_scale)
+    agree(dataclasses.replace(CARD, sampler=sampler, guidance_scale=guidance_scale), num_steps)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler": "dpm_solver", "guidance_limits": GuidanceLimits(lowest=0.2, highest=0.9, rescale=0.5)},
+        {"sampler": UniPC(order=3), "times": KarrasTimes(lowest=0.02, highest=20.0)},
+        {"sampler": Ancestral(eta=0.5), "times": ListedTimes(levels=(1.0, 0.8, 0.5, 0.2, 0.0))},
+        {"sampler": Churned(churn=2.0), "guidance_limits": GuidanceLimits(highest=0.6)},
+    ],
+    ids=lambda changes: str(changes["sampler"]),
+)
+@torch.no_grad()
+def test_cached_and_recomputed_frames_agree_under_any_settings(changes: dict[str, Any]) -> None:
+    card = dataclasses.replace(CARD, guidance_scale=1.5, **changes)
+    assert from_dict(DenoiserWeights, to_dict(card)) == card
+    agree(card, num_steps=4)
+
+
+def agree(card: DenoiserWeights, num_steps: int) -> None:
     world = tiny_world.world(card)
     session = WorldSession(world, num_steps=num_steps, seed=SEED, batch=BATCH)
     slow = Slow(world, card, num_steps)

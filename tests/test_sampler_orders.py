@@ -3,27 +3,25 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
 
 import pytest
 import torch
 from mixture import PATHS, PREDICTIONS, Mixture, coefficients, distance, make, normal
 from torch import Tensor
 
-from wm.config import ConfigError, from_dict, to_dict
+from wm.config import ConfigError, config, from_dict, to_dict
 from wm.flow import Flow, time_grid
 from wm.samplers import (
     Ancestral,
     Churned,
+    Euler,
     SamplerConfig,
-    SamplerName,
     UniPC,
     ancestral,
     churned,
     dpm_solver,
     euler,
     heun,
-    sampler_of,
     unipc,
 )
 
@@ -188,17 +186,31 @@ def test_ddim_gives_one_sample_for_one_noise_at_any_number_of_steps_and_ancestra
     assert float((many - renewed).abs().mean()) > 0.5
 
 
-def test_every_sampler_has_a_name_and_a_config_that_round_trips() -> None:
-    union, _ = get_args(SamplerConfig)
-    assert {cls().kind for cls in get_args(union)} == set(get_args(SamplerName))
-    flow, x, times = make("rectified"), start(make("rectified")), time_grid(4).double()
-    for name in get_args(SamplerName):
-        settings = sampler_of(name)
-        assert settings.kind == name
-        assert from_dict(type(settings), to_dict(settings)) == settings
-        made = settings.sample(flow, MIXTURE.predict(flow), x, times, lambda i: normal(i, SMALL))
-        assert made.shape == x.shape
-        assert sampler_of(settings) is settings
+@config
+class Choice:
+    sampler: SamplerConfig = Euler()
+
+
+KINDS = ("euler", "heun", "ancestral", "churned", "dpm_solver", "unipc", "consistency")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_config_names_a_sampler_by_a_word_or_with_its_settings(kind: str) -> None:
+    chosen = from_dict(Choice, {"sampler": kind})
+    assert chosen == from_dict(Choice, {"sampler": {"kind": kind}})
+    assert from_dict(Choice, to_dict(chosen)) == chosen
+    flow = make("rectified")
+    made = chosen.sampler.sample(
+        flow, MIXTURE.predict(flow), start(flow), time_grid(4).double(), lambda i: normal(i, SMALL)
+    )  # fmt: skip
+    assert made.shape == SMALL
+
+
+def test_a_sampler_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"^sampler: .*'eular' .*'euler', .*'consistency'"):
+        from_dict(Choice, {"sampler": "eular"})
+    with pytest.raises(ConfigError, match=r"^sampler.ordr: unknown field; did you mean order\?$"):
+        from_dict(Choice, {"sampler": {"kind": "unipc", "ordr": 3}})
 
 
 def test_settings_out_of_range_are_refused() -> None:

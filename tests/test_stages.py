@@ -280,7 +280,7 @@ def test_an_exported_world_loads_and_plays(root: Path, tmp_path: Path) -> None:
     world = artifact.load(tmp_path / "artifact")
     assert set(world.models) == {"student", "teacher"}
     assert (world.manifest.world, world.manifest.context_frames) == ("tiny", 3)
-    assert world.manifest.models["student"].sampler == "consistency"
+    assert world.manifest.models["student"].sampler.kind == "consistency"
     frames, action = world.starts[0]
     session = WorldSession(world)
     session.reset(frames.unsqueeze(0), action)

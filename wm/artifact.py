@@ -22,8 +22,11 @@ from wm.batch import Action, ActionSpace
 from wm.config import ConfigError, Kind, config, dump, from_dict, to_dict
 from wm.config import load as load_config
 from wm.flow import FlowConfig
+from wm.guidance import GuidanceLimits
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
 from wm.models.vae import LatentScale, VideoVAE, VideoVAEConfig
+from wm.samplers import SamplerConfig
+from wm.time_grids import TimesConfig
 
 FORMAT_VERSION = 2  # 2: the frame before is given, memories hold how frames began
 Start = tuple[Tensor, Action]  # frames (T, 3, H, W) uint8 with their actions (1, T): where a rollout can begin
@@ -52,11 +55,13 @@ class DenoiserWeights:
     std: tuple[float, ...]
     vae_hash: str  # of the tokenizer whose latents it draws
     context_level: float  # noise level at which past frames are shown to it
-    sampler: Literal["euler", "heun", "consistency"]
+    sampler: SamplerConfig
     num_steps: int  # model calls a frame unless asked otherwise
     shift: float  # of the time grid
+    times: TimesConfig | None = None  # another grid than the shifted one
     guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0  # of the text alone
+    guidance_limits: GuidanceLimits = GuidanceLimits()
 
 
 @config

@@ -24,6 +24,8 @@ import yaml
 T = TypeVar("T")
 
 Kind = pydantic.Field(discriminator="kind")
+# Beside Kind in an annotation: a word alone is the member of that kind with its defaults.
+Named = pydantic.BeforeValidator(lambda given: {"kind": given} if isinstance(given, str) else given)
 
 
 class ConfigError(ValueError):

@@ -28,13 +28,17 @@ def guided(predict: Predict, predict_null: Predict, scale: float, rescale: float
 
     def guide(x_t: Tensor, t: Tensor) -> Tensor:
         null, told = predict_null(x_t, t), predict(x_t, t)
-        y = null + scale * (told - null)
-        if rescale == 0:
-            return y
-        ratio = told.std(dim=(2, 3, 4), keepdim=True) / y.std(dim=(2, 3, 4), keepdim=True)
-        return y * (rescale * ratio + (1 - rescale))
+        return _rescaled(null + scale * (told - null), told, rescale)
 
     return guide
+
+
+def _rescaled(y: Tensor, told: Tensor, share: float) -> Tensor:
+    """`y` brought that share of the way to the deviation of `told` in each frame."""
+    if share == 0:
+        return y
+    ratio = told.std(dim=(2, 3, 4), keepdim=True) / y.std(dim=(2, 3, 4), keepdim=True)
+    return y * (share * ratio + (1 - share))
 
 
 def within(guided: Predict, predict: Predict, lowest: float, highest: float) -> Predict:
@@ -72,6 +76,15 @@ class GuidanceLimits:
 
     def guided(self, predict: Predict, predict_null: Predict, scale: float) -> Predict:
         return within(guided(predict, predict_null, scale, self.rescale), predict, self.lowest, self.highest)
+
+    def limited(self, guide: Predict, predict: Predict) -> Predict:
+        """`guide`, whatever it was made of, held to the limits by `predict`, the one that is told everything."""
+
+        def rescaled(x_t: Tensor, t: Tensor) -> Tensor:
+            y = guide(x_t, t)
+            return _rescaled(y, predict(x_t, t), self.rescale) if self.rescale else y
+
+        return within(rescaled, predict, self.lowest, self.highest)
 
 
 class Scaled(NamedTuple):

@@ -14,12 +14,12 @@ from wm.artifact import World
 from wm.batch import Action, Given
 from wm.conditioning.caption import without_text
 from wm.conditioning.condition import Condition
-from wm.flow import Predict, draw_noise, time_grid
+from wm.flow import Predict, draw_noise
 from wm.guidance import Scaled, chained
 from wm.models.denoiser import Denoiser
 from wm.models.memory import Past
 from wm.models.vae import to_pixels, to_unit_range
-from wm.samplers import consistency, euler, heun
+from wm.time_grids import ShiftedTimes
 
 
 class WorldSession:
@@ -34,7 +34,8 @@ class WorldSession:
         self.flow = self.card.flow.build()
         self.scale = world.scale(model)
         self.device = next(self.denoiser.parameters()).device
-        self.times = time_grid(self.card.num_steps if num_steps is None else num_steps, self.card.shift)
+        grid = ShiftedTimes(shift=self.card.shift) if self.card.times is None else self.card.times
+        self.times = grid.times(self.flow, self.card.num_steps if num_steps is None else num_steps)
         self.seed, self.batch = seed, batch
         self.frame = 0  # number of the next frame since reset
         self.text: tuple[str, ...] | None = None
@@ -85,21 +86,23 @@ class WorldSession:
         """The next frame in latent space, (B, 1, C, h, w) normalised; it is remembered."""
         if self.past is None:
             raise ValueError("nothing to go on from: begin or reset comes before step")
-        given = Given(self._taken(action, 1), self.text, self.done)
-        least, *more = [dreamer.predictor(self.past, given) for dreamer in self.dreamers]
-        predict = chained(least, [Scaled(*part) for part in zip(more, self.scales, strict=True)])
-        match self.card.sampler:
-            case "consistency":
-                x = consistency(self.flow, predict, self._start(1), self.times, lambda i: self._noise(f"fresh {i}"))
-            case "heun":
-                x = heun(self.flow, predict, self._start(1), self.times)
-            case "euler":
-                x = euler(self.flow, predict, self._start(1), self.times)
+        given, start = Given(self._taken(action, 1), self.text, self.done), self._start(1)
+        predict = self._guided([dreamer.predictor(self.past, given) for dreamer in self.dreamers], start)
+        x = self.card.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
         for dreamer in self.dreamers:
             dreamer.memory.commit()
         self.past, self.done = Past(*self._shown(x), x), given.action
         self.frame += 1
         return x
+
+    def _guided(self, predicts: list[Predict], start: Tensor) -> Predict:
+        """One of the predicts of all dreamers, the least informed first, within the limits of guidance."""
+        (least, *more), limits = predicts, self.card.guidance_limits
+        if limits.highest < 1:  # then nobody else asks the less informed about pure noise, which they are to remember
+            for predict in predicts[:-1]:
+                predict(start, torch.ones(start.shape[:2], device=self.device))
+        together = chained(least, [Scaled(*part) for part in zip(more, self.scales, strict=True)])
+        return limits.limited(together, predicts[-1]) if more else together
 
     def _start(self, num_frames: int) -> Tensor:
         """Pure noise, (B, num_frames, C, h, w): where the next frames begin."""

@@ -21,10 +21,11 @@ from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
 from wm.flow import draw_noise, draw_uniform, time_grid
-from wm.guidance import guided
+from wm.guidance import GuidanceLimits, guided
 from wm.levels import draw_neighbours
 from wm.models.vae import LatentScale
 from wm.objectives import consistency_distillation
+from wm.samplers import Consistency
 from wm.stages.context import StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.stages.frozen import FrozenModule
@@ -101,11 +102,13 @@ class Distill:
     def weights_card(self) -> DenoiserWeights:
         return replace(
             self.card,
-            sampler="consistency",
+            sampler=Consistency(),
             num_steps=self.config.num_steps,
             shift=self.config.rollout_shift,
+            times=None,
             guidance_scale=1.0,
             text_guidance_scale=1.0,
+            guidance_limits=GuidanceLimits(),
         )
 
     def finish(self, folder: Path) -> Mapping[str, Any]:

@@ -66,7 +66,7 @@ def model_card(world: World) -> str:
 A world model that draws the next screen of `{manifest.world}` from the mouse and the keyboard.
 
 - screen: {manifest.width}x{manifest.height} pixels, {manifest.fps:g} frames a second
-- student: {parameters:,} parameters, {student.num_steps} model calls a frame ({student.sampler})
+- student: {parameters:,} parameters, {student.num_steps} model calls a frame ({student.sampler.kind})
 - controls: pointer {space.pointer}; buttons {", ".join(space.buttons) or "none"}; keys {keys}
 - memory: {student.denoiser.dit.window} frames
 

@@ -14,13 +14,17 @@ from wm.config import config
 from wm.engine.learner import LearnerConfig
 from wm.engine.protocols import Metrics, Part
 from wm.flow import Flow, FlowConfig, draw_noise, draw_uniform
+from wm.guidance import GuidanceLimits
+from wm.level_weights import LevelWeightConfig, PowerWeight
 from wm.levels import LevelsConfig, RolloutLevels, draw_levels, frames_to_learn
 from wm.models.denoiser import DenoiserConfig, WorldShape
 from wm.models.memory import Past
 from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
+from wm.samplers import Euler, SamplerConfig
 from wm.stages.context import DatasetFacts, StageContext, is_first_rank
 from wm.stages.film import rollout_strip
+from wm.time_grids import TimesConfig
 
 
 @config
@@ -32,6 +36,7 @@ class TrainDiTConfig:
     levels: LevelsConfig = RolloutLevels()
     learner: LearnerConfig = LearnerConfig()
     level_power: float = 1.0  # errors of the prediction count t^level_power: near data a velocity is mostly noise
+    level_weight: LevelWeightConfig | None = None  # in place of level_power: by the signal-to-noise ratio
     huber: float = (
         0.0  # width of the pseudo-Huber error, which a screen's rare events do not rule; 0 is the squared error
     )
@@ -41,10 +46,13 @@ class TrainDiTConfig:
     drop_text: float = 0.1  # share of clips trained without their text alone
     context_level: float = 0.05  # at which a rollout shows past frames
     past_max: float = 0.2  # levels below it, at which the frame before is shown
-    num_steps: int = 16  # of a rollout
+    sampler: SamplerConfig = Euler()  # of a rollout
+    num_steps: int = 16
     shift: float = 1.0  # of its time grid
-    guidance_scale: float = 1.0  # of a rollout
+    times: TimesConfig | None = None  # another time grid
+    guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0  # of the text alone
+    guidance_limits: GuidanceLimits = GuidanceLimits()
 
     def build(self, context: StageContext) -> "TrainDiT":
         return TrainDiT(self, context)
@@ -56,6 +64,8 @@ class TrainDiT:
     def __init__(self, config: TrainDiTConfig, context: StageContext) -> None:
         self.config, self.seed, self.context = config, context.seed, context
         self.flow = config.flow.build()
+        by_level = PowerWeight(power=config.level_power) if config.level_weight is None else config.level_weight
+        self.level_weight = by_level.build(self.flow)
         self.shape, self.scale = world_of(context.facts)
         torch.manual_seed(context.seed)
         self.denoiser = context.make_learner(config.denoiser.build(self.shape), config.learner)
@@ -86,9 +96,7 @@ class TrainDiT:
         weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
         if not self.config.learn_first:
             weight[:, 0] = 0
-        return flow_matching(
-            self.flow, predict, x, t, noise, weight, lambda t: t**self.config.level_power, self.config.huber
-        )
+        return flow_matching(self.flow, predict, x, t, noise, weight, self.level_weight, self.config.huber)
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -106,11 +114,13 @@ class TrainDiT:
             std=latents.std,
             vae_hash=latents.vae_hash,
             context_level=config.context_level,
-            sampler="euler",
+            sampler=config.sampler,
             num_steps=config.num_steps,
             shift=config.shift,
+            times=config.times,
             guidance_scale=config.guidance_scale,
             text_guidance_scale=config.text_guidance_scale,
+            guidance_limits=config.guidance_limits,
         )
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
