@@ -20,7 +20,7 @@ class BadEpisode(DataError):
 class Recording:
     """An episode as it was recorded. Row i of `rows` is what happened between frame i-1 and frame i."""
 
-    fps: float  # frames a second, nominal
+    fps: float  # frames a second, nominal; 0 where the format does not say, and `times` are then numbers of frames
     times: np.ndarray  # (T,) seconds from the first frame to each
     frames: Callable[[], Iterator[np.ndarray]]  # T frames (H, W, 3) uint8, from the first again at each call
     rows: Rows

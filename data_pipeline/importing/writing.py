@@ -113,6 +113,10 @@ def _target(form: Form, episodes: Sequence[Episode]) -> _Target:
         except DataError as error:
             problem = problem or f"{episode.name}: {error}"
             continue
+        if not (form.fps or recording.fps):
+            raise DataError(
+                "its format keeps no frame rate; say with --fps at how many frames a second it was recorded"
+            )
         return _Target(form.fps or recording.fps, form.height or height, form.width or width)
     raise DataError(f"none of {len(episodes)} episodes can be used; the first: {problem}")
 
@@ -163,7 +167,7 @@ def _samples(kind: str, source: Source, form: Form, target: _Target, report: Rep
 def _clips(kind: str, number: int, episode: Episode, source: Source, form: Form, target: _Target) -> Iterator[Sample]:
     recording = episode.open()
     _check(recording, form, target)
-    chosen = shown(recording.times, target.fps)
+    chosen = shown(recording.times if recording.fps else recording.times / target.fps, target.fps)
     rows = combine(recording.rows, chosen, source.space)
     frames = pick(recording.frames(), chosen)
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", episode.name)[-_SLUG:].strip("-")
@@ -188,7 +192,7 @@ def _check(recording: Recording, form: Form, target: _Target) -> None:
     lengths = {name: len(values) for name, values in recording.rows.items()}
     if set(lengths.values()) != {len(recording.times)}:
         raise DataError(f"{len(recording.times)} frames, but rows of {lengths}: which belongs to which is not known")
-    if not form.fps and abs(recording.fps / target.fps - 1) > _SAME_RATE:
+    if recording.fps and not form.fps and abs(recording.fps / target.fps - 1) > _SAME_RATE:
         raise DataError(
             f"has {recording.fps:g} frames a second, the dataset {target.fps:g}; --fps makes them all alike"
         )
