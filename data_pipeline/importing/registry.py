@@ -9,6 +9,7 @@ from data_pipeline.importing.lerobot import open_lerobot
 from data_pipeline.importing.minari import open_minari
 from data_pipeline.importing.neuralos import open_neuralos
 from data_pipeline.importing.recording import Source
+from data_pipeline.importing.vpt import open_vpt
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,5 @@ IMPORTERS = {
         open_minari, "a folder with a Minari dataset in HDF5 that has pictures; needs --fps", has_views=True
     ),
     "csgo": Importer(open_csgo, "a folder with DIAMOND's Counter-Strike files, *.hdf5"),
+    "vpt": Importer(open_vpt, "a folder with OpenAI's Minecraft recordings, *.mp4 and *.jsonl"),
 }
