@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from data_pipeline.importing.captioned import open_cosmos, open_table, open_video2dataset
 from data_pipeline.importing.csgo import open_csgo
+from data_pipeline.importing.fastvideo import open_fastvideo
 from data_pipeline.importing.lerobot import open_lerobot
 from data_pipeline.importing.minari import open_minari
 from data_pipeline.importing.neuralos import open_neuralos
@@ -31,5 +32,6 @@ IMPORTERS = {
         open_minari, "a folder with a Minari dataset in HDF5 that has pictures; needs --fps", has_views=True
     ),
     "csgo": Importer(open_csgo, "a folder with DIAMOND's Counter-Strike files, *.hdf5"),
+    "fastvideo": Importer(open_fastvideo, "a parquet file of FastVideo with latents, or a folder of such"),
     "vpt": Importer(open_vpt, "a folder with OpenAI's Minecraft recordings, *.mp4 and *.jsonl"),
 }
