@@ -36,6 +36,21 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
+def row_values(path: Path, columns: list[str]) -> list[list[dict[str, Any]]]:
+    """Some columns of a parquet file, by row group and row: small ones, to know what is where."""
+    file = _parquet_file(path)
+    return [file.read_row_group(i, columns=columns).to_pylist() for i in range(file.num_row_groups)]
+
+
+def parquet_row(path: Path, group: int, row: int, columns: list[str]) -> dict[str, Any]:
+    """One row of a parquet file; DataError where it cannot be read."""
+    try:
+        found: dict[str, Any] = _parquet_file(path).read_row_group(group, columns=columns).slice(row, 1).to_pylist()[0]
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+    return found
+
+
 def parquet_column(path: Path, columns: list[str], where: tuple[str, Any]) -> dict[str, list[Any]]:
     """Columns of a parquet file, only the rows in which the column `where[0]` is `where[1]`."""
     name, value = where

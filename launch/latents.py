@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipeline.latent_sums import Sums
 from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from launch.resources import Resources
@@ -63,29 +64,6 @@ def encode_shard(
     written = write_shard(folder / name, _encoded(encoder, recordings, name, sums))
     answer = {"entry": to_dict(written), "vae_hash": encoder.vae_hash, "stride": encoder.stride, **sums.answer()}
     return note(folder, name, work, answer)
-
-
-class Sums:
-    """Sums over the latents of a shard, a channel each, in float64 so that shards can be added in any order."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: np.ndarray | float = 0.0
-        self.squares: np.ndarray | float = 0.0
-
-    def add(self, latents: np.ndarray) -> None:
-        """Count in `latents` (T, C, h, w)."""
-        values = latents.astype(np.float64)
-        self.count += values.size // values.shape[1]
-        self.total = self.total + values.sum(axis=(0, 2, 3))
-        self.squares = self.squares + np.square(values).sum(axis=(0, 2, 3))
-
-    def answer(self) -> dict[str, Any]:
-        return {
-            "count": self.count,
-            "sum": np.asarray(self.total).tolist(),
-            "squares": np.asarray(self.squares).tolist(),
-        }
 
 
 def merged(answers: list[dict[str, Any]]) -> LatentStatistics:

@@ -172,6 +172,25 @@ def test_an_import_is_cut_evenly_aligned_and_the_same_again(tmp_path: Path) -> N
         import_source("tests", source, tmp_path / "one", form)
 
 
+def test_an_import_that_was_stopped_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    def stop() -> Recording:
+        raise KeyboardInterrupt
+
+    episodes = [episode(f"e{i}", 9, seed=i) for i in range(5)]
+    form = Form(clips_per_shard=2)
+    import_source("tests", Source(SPACE, episodes), tmp_path / "whole", form)
+    stopped = [*episodes[:3], Episode("e3", stop), episodes[4]]
+    with pytest.raises(KeyboardInterrupt):
+        import_source("tests", Source(SPACE, stopped), tmp_path / "twice", form)
+    assert (tmp_path / "twice" / "00000.tar").exists()
+    with pytest.raises(DataError, match="not a dataset"):
+        Dataset.open(tmp_path / "twice")
+    import_source("tests", Source(SPACE, episodes), tmp_path / "twice", form)
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {path.name for path in (tmp_path / "twice").iterdir()} == names
+    assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes() for name in names)
+
+
 def test_an_episode_of_another_rate_or_size_is_bad_unless_one_is_asked_for(tmp_path: Path) -> None:
     episodes = [episode("a", 6), episode("faster", 12, fps=20.0), episode("larger", 6, size=(96, 128))]
     report = import_source("tests", Source(SPACE, episodes), tmp_path / "as_is", Form())[""]

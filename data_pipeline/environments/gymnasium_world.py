@@ -15,7 +15,7 @@ from wm.batch import ActionSpace
 from wm.config import config
 
 # For a Discrete space whose config names no keys: action i is the i-th of these.
-_KEYS = (*(f"Digit{i}" for i in range(10)), *(f"Key{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+KEYS = (*(f"Digit{i}" for i in range(10)), *(f"Key{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
 
 
 @config
@@ -183,9 +183,9 @@ def _bounds(space: Any, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _one_key_each(kind: str, low: np.ndarray, high: np.ndarray, name: str) -> dict[str, tuple[float, ...]]:
-    if kind != "Discrete" or high[0] - low[0] >= len(_KEYS):
+    if kind != "Discrete" or high[0] - low[0] >= len(KEYS):
         raise ValueError(f"{name} has actions that no row of keys stands for: say with keys what each key does")
-    return {_KEYS[i]: (low[0] + i,) for i in range(int(high[0] - low[0]) + 1)}
+    return {KEYS[i]: (low[0] + i,) for i in range(int(high[0] - low[0]) + 1)}
 
 
 def _made(config: GymnasiumConfig) -> tuple[Any, str]:

@@ -20,9 +20,10 @@ class BadEpisode(DataError):
 class Recording:
     """An episode as it was recorded. Row i of `rows` is what happened between frame i-1 and frame i."""
 
-    fps: float  # frames a second, nominal
+    fps: float  # frames a second, nominal; 0 where the format does not say, and `times` are then numbers of frames
     times: np.ndarray  # (T,) seconds from the first frame to each
-    frames: Callable[[], Iterator[np.ndarray]]  # T frames (H, W, 3) uint8, from the first again at each call
+    # T frames (H, W, 3) uint8, or latents (C, h, w) float16, from the first again at each call
+    frames: Callable[[], Iterator[np.ndarray]]
     rows: Rows
     meta: dict[str, Any] = field(default_factory=dict)  # what a sample's meta says besides: caption, task, seed, ...
 
@@ -36,12 +37,21 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class LatentFacts:
+    """What is known of the tokenizer whose latents a source holds in the place of pictures."""
+
+    maker: str  # stands for its hash: latents of different makers are not to be mixed
+    stride: int  # pixels a latent cell is wide
+
+
+@dataclass(frozen=True)
 class Source:
     """All that an importer found."""
 
     space: ActionSpace  # its frame rate is that of the dataset in the end, whatever stands here
     episodes: Sequence[Episode]
     about: dict[str, Any] = field(default_factory=dict)  # for the manifest: name, version, licence, ...
+    latents: LatentFacts | None = None  # where frames are latents (C, h, w) float16
 
 
 def even_times(num_frames: int, fps: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from data_pipeline.importing.recording import Episode, Recording, Source
 from data_pipeline.importing.retiming import combine, pick, shown
+from data_pipeline.latent_sums import Sums
 from data_pipeline.schema import DataError, DatasetManifest, Sample, ShardEntry, check
 from data_pipeline.shards import MANIFEST, write_manifest, write_shard
 from data_pipeline.video import Codec
@@ -50,8 +51,10 @@ class _Target:
     """What every frame of the dataset is."""
 
     fps: float
-    height: int
+    height: int  # of the picture, even where frames are latents
     width: int
+    shape: tuple[int, ...]  # of a frame
+    latents: bool  # which can neither be scaled nor retimed
 
 
 @dataclass
@@ -76,7 +79,7 @@ def import_source(kind: str, source: Source, destination: Path, form: Form, held
     """
     if not source.episodes:
         raise DataError("there is nothing in it to import")
-    target = _target(form, source.episodes)
+    target = _target(form, source)
     reports = {}
     for name, episodes in _splits(source.episodes, heldout).items():
         folder = destination / name
@@ -103,24 +106,37 @@ def _splits(episodes: Sequence[Episode], heldout: float) -> dict[str, Sequence[E
     }
 
 
-def _target(form: Form, episodes: Sequence[Episode]) -> _Target:
+def _target(form: Form, source: Source) -> _Target:
     """What `form` says, and for what it leaves open what the first episode is that can be read."""
     problem = ""
-    for episode in episodes:
+    for episode in source.episodes:
         try:
             recording = episode.open()
-            height, width = next(recording.frames()).shape[:2]
+            shape = next(recording.frames()).shape
         except DataError as error:
             problem = problem or f"{episode.name}: {error}"
             continue
-        return _Target(form.fps or recording.fps, form.height or height, form.width or width)
-    raise DataError(f"none of {len(episodes)} episodes can be used; the first: {problem}")
+        if not (form.fps or recording.fps):
+            raise DataError(
+                "its format keeps no frame rate; say with --fps at how many frames a second it was recorded"
+            )
+        return _shaped(form, source, form.fps or recording.fps, shape)
+    raise DataError(f"none of {len(source.episodes)} episodes can be used; the first: {problem}")
+
+
+def _shaped(form: Form, source: Source, fps: float, shape: tuple[int, ...]) -> _Target:
+    if source.latents is None:
+        height, width = form.height or shape[0], form.width or shape[1]
+        return _Target(fps, height, width, (height, width, 3), latents=False)
+    if form.height:
+        raise DataError("holds latents, which cannot be scaled: leave --height and --width out")
+    return _Target(fps, shape[1] * source.latents.stride, shape[2] * source.latents.stride, shape, latents=True)
 
 
 def _write(kind: str, source: Source, folder: Path, form: Form, target: _Target) -> Report:
     report = Report(num_episodes=len(source.episodes))
-    source = replace(source, space=replace(source.space, fps=target.fps))
-    entries = _shards(_samples(kind, source, form, target, report), folder, form)
+    source, sums = replace(source, space=replace(source.space, fps=target.fps)), Sums()
+    entries = _shards(_summed(_samples(kind, source, form, target, report), sums), folder, form)
     if not entries:
         first = report.bad[0]
         raise DataError(f"none of {report.num_episodes} episodes can be used; {first['episode']}: {first['problem']}")
@@ -133,9 +149,10 @@ def _write(kind: str, source: Source, folder: Path, form: Form, target: _Target)
         fps=target.fps,
         height=target.height,
         width=target.width,
-        kind="video",
+        kind="video" if source.latents is None else "latents",
         shards=tuple(entries),
         source=about,
+        latents=None if source.latents is None else sums.statistics(source.latents.maker, source.latents.stride),
     )
     write_manifest(folder, manifest)
     return report
@@ -147,6 +164,14 @@ def _shards(samples: Iterator[Sample], folder: Path, form: Form) -> list[ShardEn
         here = itertools.chain([first], itertools.islice(samples, form.clips_per_shard - 1))
         entries.append(write_shard(folder / f"{len(entries):05d}.tar", here, form.codec))
     return entries
+
+
+def _summed(samples: Iterator[Sample], sums: Sums) -> Iterator[Sample]:
+    """`samples`, whose latents are counted in on their way."""
+    for sample in samples:
+        if sample.latents is not None:
+            sums.add(sample.latents)
+        yield sample
 
 
 def _samples(kind: str, source: Source, form: Form, target: _Target, report: Report) -> Iterator[Sample]:
@@ -163,17 +188,19 @@ def _samples(kind: str, source: Source, form: Form, target: _Target, report: Rep
 def _clips(kind: str, number: int, episode: Episode, source: Source, form: Form, target: _Target) -> Iterator[Sample]:
     recording = episode.open()
     _check(recording, form, target)
-    chosen = shown(recording.times, target.fps)
+    chosen = shown(recording.times if recording.fps else recording.times / target.fps, target.fps)
     rows = combine(recording.rows, chosen, source.space)
     frames = pick(recording.frames(), chosen)
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", episode.name)[-_SLUG:].strip("-")
     for start, stop in _cuts(len(chosen), form.clip_frames):
+        taken = _taken(frames, stop - start, form, target)
         own = {"source": kind, "episode": episode.name, "first_frame": start, "fps": target.fps}
         yield Sample(
             key=f"{number:07d}-{slug}-{start:06d}",
             actions={name: values[start:stop] for name, values in rows.items()},
             meta={**recording.meta, **own},
-            video=_video(frames, stop - start, form, target),
+            video=taken if source.latents is None else None,
+            latents=taken if source.latents is not None else None,
         )
 
 
@@ -188,25 +215,24 @@ def _check(recording: Recording, form: Form, target: _Target) -> None:
     lengths = {name: len(values) for name, values in recording.rows.items()}
     if set(lengths.values()) != {len(recording.times)}:
         raise DataError(f"{len(recording.times)} frames, but rows of {lengths}: which belongs to which is not known")
-    if not form.fps and abs(recording.fps / target.fps - 1) > _SAME_RATE:
-        raise DataError(
-            f"has {recording.fps:g} frames a second, the dataset {target.fps:g}; --fps makes them all alike"
-        )
+    if recording.fps and (target.latents or not form.fps) and abs(recording.fps / target.fps - 1) > _SAME_RATE:
+        hint = "" if target.latents else "; --fps makes them all alike"
+        raise DataError(f"has {recording.fps:g} frames a second, the dataset {target.fps:g}{hint}")
 
 
-def _video(frames: Iterator[np.ndarray], count: int, form: Form, target: _Target) -> np.ndarray:
-    """(count, H, W, 3): the next ones of `frames` in the dataset's size."""
-    taken = [_scaled(frame, form, target) for frame in itertools.islice(frames, count)]
+def _taken(frames: Iterator[np.ndarray], count: int, form: Form, target: _Target) -> np.ndarray:
+    """(count, ...): the next ones of `frames`, in the dataset's size."""
+    taken = [_fitted(frame, form, target) for frame in itertools.islice(frames, count)]
     if len(taken) < count:
         raise DataError(f"its frames end {count - len(taken)} too early")
     return np.stack(taken)
 
 
-def _scaled(frame: np.ndarray, form: Form, target: _Target) -> np.ndarray:
-    height, width = frame.shape[:2]
-    if (height, width) == (target.height, target.width):
+def _fitted(frame: np.ndarray, form: Form, target: _Target) -> np.ndarray:
+    if frame.shape == target.shape:
         return frame
     if not form.height:
-        size = f"{target.width}x{target.height}"
-        raise DataError(f"is {width}x{height}, the dataset {size}; --height and --width make them all alike")
+        has, needs = ("x".join(map(str, shape)) for shape in (frame.shape, target.shape))
+        hint = "; --height and --width make them all alike" if not target.latents else ""
+        raise DataError(f"has frames of {has}, the dataset {needs}{hint}")
     return np.asarray(Image.fromarray(frame).resize((target.width, target.height), Image.Resampling.BICUBIC))
