@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.desktop_sim import DesktopSim, DesktopSimConfig
 from data_pipeline.schema import to_action
 from tools.actions import Beginning
-from tools.connection import Limits
+from tools.gate import Limits
 from tools.messages import FrameHeader
 from tools.pictures import decode
 from tools.server import Hall, address, listen, make_server
@@ -101,11 +102,11 @@ class Served:
         self.hall, self.url = hall, url
         self.host = url.removeprefix("http://").rstrip("/")
 
-    def page(self, open_first: bool = True, **headers: str) -> "Page":
-        socket = connect(
+    def page(self, open_first: bool = True, session: str = "", **headers: str) -> "Page":
+        line = connect(
             f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None
         )
-        return Page(socket, open_first)
+        return Page(line, open_first, session)
 
 
 def get(server: Served, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
@@ -129,6 +130,7 @@ def served(game: Game, folder: Path, **limits: float) -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join(10)
+        hall.close()
         hall.models.shutdown(wait=True)
         assert not thread.is_alive(), "the server did not end"
 
@@ -136,11 +138,12 @@ def served(game: Game, folder: Path, **limits: float) -> Iterator[Served]:
 class Page:
     """A page's end of the socket, as a program."""
 
-    def __init__(self, socket: ClientConnection, open_first: bool = True) -> None:
+    def __init__(self, socket: ClientConnection, open_first: bool = True, session: str = "") -> None:
         self.socket = socket
         self.texts: list[dict[str, Any]] = []
+        self.sent = 0  # id of the last frame that came
         if open_first:
-            self.say(kind="open")
+            self.say(kind="open", session=session)
             self.hello = self.hear("hello")
 
     def __enter__(self) -> "Page":
@@ -148,6 +151,10 @@ class Page:
 
     def __exit__(self, *error: object) -> None:
         self.socket.close()
+
+    def lose(self) -> None:
+        """The line breaks: no goodbye reaches the server."""
+        self.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def say(self, **message: Any) -> None:
         self.socket.send(json.dumps(message))
@@ -173,6 +180,7 @@ class Page:
                 self.texts.append(json.loads(data))
                 continue
             header, dreamed, real = FrameHeader.unpack(data)
+            self.sent = header.frame
             if ack:
                 self.say(kind="ack", frame=header.frame)
             return header, decode(dreamed), decode(real) if real else None

@@ -27,7 +27,7 @@ def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None
 
 def test_a_stalled_page_is_dropped_and_the_others_keep_their_pace(tmp_path: Path) -> None:
     with (
-        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3) as server,
+        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3, grace_seconds=0.1) as server,
         server.page() as good,
         server.page() as bad,
     ):

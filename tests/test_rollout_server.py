@@ -2,7 +2,6 @@
 
 import json
 import random
-import socket
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from websockets.sync.client import connect
 
 from data_pipeline.controls import Controls
 from tests.playing import SCRIPT, Logged, Page, Served, desktop_game, get, real_frames, served, within
-from tools.connection import Limits
+from tools.gate import Limits
 from tools.server import Hall, PortInUseError, address, listen, make_server
 
 
@@ -72,7 +71,7 @@ def test_sessions_are_freed_whenever_the_page_leaves(tmp_path: Path) -> None:
         dreams[-1].wait = 0.01
         return dreams[-1]
 
-    with served(desktop_game(open_dream), tmp_path, max_sessions=64) as server:
+    with served(desktop_game(open_dream), tmp_path, max_sessions=64, grace_seconds=0.2) as server:
         rng, before = random.Random(1), threading.active_count()
         for i in range(60):
             page = server.page(open_first=i % 6 != 0)
@@ -82,7 +81,7 @@ def test_sessions_are_freed_whenever_the_page_leaves(tmp_path: Path) -> None:
             if i % 2:
                 page.socket.close()
             else:
-                page.socket.socket.shutdown(socket.SHUT_RDWR)
+                page.lose()
         assert within(3, lambda: server.hall.lobby.playing == 0 and server.hall.lobby.connected == 0)
         assert within(3, lambda: all(dream.closed for dream in dreams))
         assert dreams

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.batch import replay
-from tools.connection import Limits
-from tools.gate import MIN_TOKEN_LENGTH, is_loopback
+from tools.gate import MIN_TOKEN_LENGTH, Limits, is_loopback
 from tools.server import Hall, PortInUseError, listen, serve
 from tools.session import Game
 from tools.worlds import artifact_game, environment_game
