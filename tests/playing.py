@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
 from data_pipeline.controls import Controls, Event
@@ -76,6 +77,7 @@ class Logged(EnvironmentDream):
         super().__init__(desktop(), 3)
         self.seen: list[Controls] = []
         self.wait = 0.0  # seconds a frame
+        self.took: list[float] = []  # seconds each frame truly took, the wait included
         self.broken = False
         self.closed = False
 
@@ -84,11 +86,14 @@ class Logged(EnvironmentDream):
         return super().reset(begin, context)
 
     def step(self, controls: Controls, row: Rows) -> np.ndarray:
+        began = time.perf_counter()
         time.sleep(self.wait)
         if self.broken:
             raise ArithmeticError("the model broke")
         self.seen.append(controls)
-        return super().step(controls, row)
+        frame = super().step(controls, row)
+        self.took.append(time.perf_counter() - began)
+        return frame
 
     def close(self) -> None:
         self.closed = True
@@ -98,9 +103,14 @@ class Logged(EnvironmentDream):
 class Served:
     """A running server."""
 
-    def __init__(self, hall: Hall, url: str) -> None:
-        self.hall, self.url = hall, url
+    def __init__(self, hall: Hall, url: str, server: uvicorn.Server) -> None:
+        self.hall, self.url, self._server = hall, url, server
         self.host = url.removeprefix("http://").rstrip("/")
+
+    def break_lines(self) -> None:
+        """Every open line breaks, without a word to either end."""
+        for line in list(self._server.server_state.connections):
+            line.loop.call_soon_threadsafe(line.transport.abort)
 
     def page(self, open_first: bool = True, session: str = "", **headers: str) -> "Page":
         line = connect(
@@ -126,7 +136,7 @@ def served(game: Game, folder: Path, **limits: float) -> Iterator[Served]:
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
     try:
-        yield Served(hall, address(listener))
+        yield Served(hall, address(listener), server)
     finally:
         server.should_exit = True
         thread.join(10)
