@@ -1,4 +1,4 @@
-"""What every command of `launch` does around its work: one line for a mistake, exit codes, one run a root at a time."""
+"""What every command does around its work: one line for a mistake, exit codes, one run a root at a time."""
 
 import errno
 import fcntl
@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch.runtime import StageError
 from wm.config import ConfigError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class StageError(RuntimeError):
+    """A stage failed by itself: no file or setting is known to be wrong. The traceback is in a file that it names."""
 
 
 def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:

@@ -20,10 +20,6 @@ from wm.engine.world import World
 STOP = "stop"
 
 
-class StageError(RuntimeError):
-    """A stage failed by itself: no file or setting is known to be wrong. The traceback is in a file that it names."""
-
-
 class Runtime(Protocol):
     def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
         """Train `run` to its end, or until an interrupt: then the answer has `stopped` True."""

@@ -48,7 +48,7 @@ ENGINE_FOR_STAGES = {
 
 HEAVY: dict[str, tuple[str, ...]] = {
     "deepspeed": ("wm/engine/zero.py",),
-    "ray": ("launch/cluster.py", "launch/prepare.py", "tools/serve.py"),
+    "ray": ("launch/cluster.py", "launch/prepare.py"),
     "webdataset": ("data_pipeline/loader.py", "data_pipeline/shards.py"),
     "transformers": ("wm/conditioning/text.py",),
     "xformers": ("wm/nn/attention.py",),
@@ -166,6 +166,12 @@ def reached(start: str) -> set[str]:
 @pytest.mark.parametrize("module", ["wm.artifact", "wm.rollout"])
 def test_what_serves_reaches_no_trainer_and_no_data(module: str) -> None:
     forbidden = ("wm.engine", "wm.stages", "data_pipeline", "launch", "tools", "ray", "deepspeed", "webdataset")
+    assert [name for name in reached(module) if any(begins(name, prefix) for prefix in forbidden)] == []
+
+
+@pytest.mark.parametrize("module", ["tools.rollout", "tools.serve", "tools.bench"])
+def test_what_plays_an_artifact_reaches_no_trainer(module: str) -> None:
+    forbidden = ("ray", "deepspeed", "webdataset", "launch.runtime", "launch.worker")
     assert [name for name in reached(module) if any(begins(name, prefix) for prefix in forbidden)] == []
 
 

@@ -59,7 +59,7 @@ def test_batch_frames_equal_those_of_the_socket(game: Game, tmp_path: Path, begi
         asked = {"seed": begin.seed, "start": begin.start, "model": begin.model, "num_steps": begin.num_steps}
         played = [page.begin("lockstep", real=True, **asked)]
         for controls in SCRIPT:
-            frame, real = page.step(controls)
+            frame, real = page.step_both(controls)
             played.append(frame)
             assert (real is None) == (begin.start is not None)
     assert np.array_equal(np.stack(played), np.stack(dreamed))

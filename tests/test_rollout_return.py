@@ -30,7 +30,7 @@ def test_a_page_that_lost_the_line_goes_on_where_it_was(server: Served) -> None:
         assert real is not None
         assert np.array_equal(real, expected[3])
         for one, frame in zip(SCRIPT[3:], expected[4:], strict=True):
-            dreamed, real = page.step(one)
+            dreamed, real = page.step_both(one)
             assert np.array_equal(dreamed, frame)
             assert real is not None
             assert np.array_equal(real, frame)
@@ -90,7 +90,7 @@ def test_a_wrong_ticket_is_refused_and_one_that_ran_out_begins_anew(tmp_path: Pa
             assert late.hello["resumed"] is False
             assert late.hello["session"] != ticket
             late.begin("lockstep", seed=3)
-            assert np.array_equal(late.step(SCRIPT[0])[0], real_frames(3, SCRIPT[:1])[1])
+            assert np.array_equal(late.step(SCRIPT[0]), real_frames(3, SCRIPT[:1])[1])
 
 
 def test_the_ticket_takes_the_session_from_a_line_that_the_server_believes_in(server: Served) -> None:
@@ -102,7 +102,7 @@ def test_the_ticket_takes_the_session_from_a_line_that_the_server_believes_in(se
             assert new.frame()[0].number == 1
             with pytest.raises(ConnectionClosed):
                 old.frame()
-            assert np.array_equal(new.step(SCRIPT[1])[0], real_frames(7, SCRIPT[:2])[2])
+            assert np.array_equal(new.step(SCRIPT[1]), real_frames(7, SCRIPT[:2])[2])
             assert server.hall.lobby.playing == 1
 
 

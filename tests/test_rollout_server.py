@@ -43,7 +43,7 @@ def test_lockstep_frames_are_the_worlds_own_and_the_real_ones_beside_them(server
     with server.page() as page:
         assert np.array_equal(page.begin("lockstep", real=True, seed=7), expected[0])
         for controls, frame in zip(SCRIPT, expected[1:], strict=True):
-            dreamed, real = page.step(controls)
+            dreamed, real = page.step_both(controls)
             assert np.array_equal(dreamed, frame)
             assert real is not None
             assert np.array_equal(real, frame)
@@ -55,7 +55,7 @@ def test_sessions_do_not_know_of_each_other(server: Served) -> None:
     with server.page() as a, server.page() as b:
         a.begin("lockstep", seed=1)
         b.begin("lockstep", seed=2)
-        seen = [(a.step(one)[0], b.step(two)[0]) for one, two in zip(SCRIPT, other, strict=True)]
+        seen = [(a.step(one), b.step(two)) for one, two in zip(SCRIPT, other, strict=True)]
     for (left, right), frame_a, frame_b in zip(
         seen, real_frames(1, SCRIPT)[1:], real_frames(2, other)[1:], strict=True
     ):
@@ -137,7 +137,7 @@ def test_a_model_that_breaks_is_said_and_can_begin_again(tmp_path: Path) -> None
         assert "the model broke" in error["message"]
         dream.broken = False
         page.begin("lockstep", seed=7)
-        assert np.array_equal(page.step(SCRIPT[0])[0], real_frames(7, SCRIPT[:1])[1])
+        assert np.array_equal(page.step(SCRIPT[0]), real_frames(7, SCRIPT[:1])[1])
 
 
 def test_pages_are_told_when_the_server_stops(tmp_path: Path) -> None:

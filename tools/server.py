@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _TRY_AGAIN_LATER, _POLICY = 1013, 1008
+PROTOCOL_VERSION = 1  # of tools/PROTOCOL.md
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Hall:
     limits: Limits = field(default_factory=Limits)
     token: str = ""  # asked for in the first message; empty for none
     loopback: bool = True
+    with_page: bool = True  # False serves programs only
 
     def __post_init__(self) -> None:
         self.lobby = Lobby(self.limits.max_sessions)
@@ -69,20 +72,24 @@ class Hall:
 def application(hall: Hall) -> Starlette:
     """The ASGI application of `hall`."""
 
-    async def page(request: Request) -> Response:
-        refusal = wrong_host(request.headers, hall.loopback)
-        if refusal:
-            return PlainTextResponse(refusal + "\n", 421, headers=_HEADERS)
+    def answering(answer: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def to_those_who_know_its_name(request: Request) -> Response:
+            refusal = wrong_host(request.headers, hall.loopback)
+            return PlainTextResponse(refusal + "\n", 421, headers=_HEADERS) if refusal else answer(request)
+
+        return to_those_who_know_its_name
+
+    def page(request: Request) -> Response:
         name, media = _FILES[request.url.path]
         return Response((_WEB / name).read_bytes(), media_type=media, headers=_HEADERS)
 
-    async def health(request: Request) -> Response:
-        refusal = wrong_host(request.headers, hall.loopback)
-        if refusal:
-            return PlainTextResponse(refusal + "\n", 421, headers=_HEADERS)
+    def health(request: Request) -> Response:
         lobby = hall.lobby
         counts = {"sessions": lobby.playing, "max_sessions": lobby.max_sessions, "sessions_so_far": lobby.total}
         return JSONResponse({"status": "ready", **counts}, headers=_HEADERS)
+
+    def world(request: Request) -> Response:
+        return JSONResponse({"protocol": PROTOCOL_VERSION, "socket": "/play", **hall.game.about()}, headers=_HEADERS)
 
     async def play(websocket: WebSocket) -> None:
         refusal = wrong_host(websocket.headers, hall.loopback) or wrong_origin(websocket.headers)
@@ -95,8 +102,9 @@ def application(hall: Hall) -> Starlette:
         finally:
             hall.lobby.connected -= 1
 
-    pages = [Route(path, page) for path in _FILES]
-    return Starlette(routes=[*pages, Route("/health", health), WebSocketRoute("/play", play)])
+    pages = [Route(path, answering(page)) for path in _FILES] if hall.with_page else []
+    told = [Route("/health", answering(health)), Route("/world", answering(world))]
+    return Starlette(routes=[*pages, *told, WebSocketRoute("/play", play)])
 
 
 async def _welcome(websocket: WebSocket, hall: Hall) -> None:
@@ -212,7 +220,8 @@ def address(listener: socket.socket) -> str:
 def serve(hall: Hall, listener: socket.socket) -> None:
     """Serve until interrupted; pages at play are told before the end."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    print(f"{hall.game.name} is played at {address(listener)} (Ctrl-C ends it)", flush=True)
+    how = "played" if hall.with_page else "served to programs"
+    print(f"{hall.game.name} is {how} at {address(listener)} (Ctrl-C ends it)", flush=True)
     try:
         make_server(hall).run(sockets=[listener])
     except KeyboardInterrupt:
