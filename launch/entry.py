@@ -2,10 +2,11 @@
 
 import errno
 import fcntl
+import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
             traceback.print_exc()
         say(f"error: {explain(error)}")
         return BAD_INPUT if isinstance(error, ValueError | OSError) else FAILED
+
+
+def spoken(module: str, argv: Sequence[str] | None) -> str:
+    """The command that a person gave: `module` with `argv`, or with what this process was started with."""
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
 
 
 def explain(error: BaseException) -> str:

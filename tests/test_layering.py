@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("wm", "data_pipeline", "launch", "tools")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-GROUND = ("wm.config", "wm.batch", "wm.flow", "wm.samplers", "wm.objectives")
+GROUND = ("wm.config", "wm.durable", "wm.batch", "wm.flow", "wm.samplers", "wm.objectives")
 
 # The longest fitting name on the left decides; it may import what begins with a name on the right, and its own package.
 LAYERS: dict[str, tuple[str, ...]] = {
     "wm.config": (),
+    "wm.durable": (),
     "wm.batch": ("wm.config",),
     "wm.flow": ("wm.config",),
     "wm.samplers": ("wm.flow",),
@@ -34,7 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "wm.artifact": ("wm.models", "wm.conditioning", "wm.nn", *GROUND),
     "wm.rollout": ("wm.artifact", "wm.models", "wm.conditioning", "wm.nn", *GROUND),
     "wm": ("wm",),  # what is not named above is at the height of the stages
-    "data_pipeline": ("wm.config", "wm.batch"),
+    "data_pipeline": ("wm.config", "wm.durable", "wm.batch"),
     "launch": ("wm", "data_pipeline"),
     "tools": ("wm", "data_pipeline", "launch"),
 }

@@ -11,12 +11,11 @@ A Python program uses tools/client.py:
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.entry import OK, guarded
+from launch.entry import OK, guarded, spoken
 from tools import hosting
 from tools.worlds import artifact_game
 
@@ -24,7 +23,7 @@ from tools.worlds import artifact_game
 def main(argv: Sequence[str] | None = None) -> int:
     """0 ended by an interrupt, 1 failed, 2 wrong input."""
     options = _parser().parse_args(argv)
-    command = shlex.join(["python", "-m", "tools.serve", *(sys.argv[1:] if argv is None else argv)])
+    command = spoken("tools.serve", argv)
     return guarded(lambda: _serve(options), command, options.traceback)
 
 
