@@ -35,6 +35,7 @@ from data_pipeline.schema import (
 )
 from data_pipeline.tar_index import BLOCK, REPLACE, ClipEntry, build_index, header, index_path, load_index
 from wm.config import ConfigError, from_dict, to_dict
+from wm.durable import sync
 
 MANIFEST = "dataset.json"
 
@@ -241,19 +242,10 @@ def _partial(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"no space left to write {path}; make room and run the same command again") from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

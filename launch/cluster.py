@@ -25,8 +25,9 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from launch import prepare, worker
+from launch.entry import StageError
 from launch.run_config import RunConfig
-from launch.runtime import STOP, StageError, check_gpus
+from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
 from wm.engine.world import World
 

@@ -1,20 +1,24 @@
-"""What every command of `launch` does around its work: one line for a mistake, exit codes, one run a root at a time."""
+"""What every command does around its work: one line for a mistake, exit codes, one run a root at a time."""
 
 import errno
 import fcntl
+import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from launch.runtime import StageError
 from wm.config import ConfigError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 REQUEUE = 75  # a scheduler told us to stop, and the same command goes on: EX_TEMPFAIL of sysexits.h
+
+
+class StageError(RuntimeError):
+    """A stage failed by itself: no file or setting is known to be wrong. The traceback is in a file that it names."""
 
 
 def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
@@ -46,6 +50,11 @@ def _coded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
             traceback.print_exc()
         say(f"error: {explain(error)}")
         return BAD_INPUT if isinstance(error, ValueError | OSError) else FAILED
+
+
+def spoken(module: str, argv: Sequence[str] | None) -> str:
+    """The command that a person gave: `module` with `argv`, or with what this process was started with."""
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
 
 
 def explain(error: BaseException) -> str:

@@ -5,7 +5,6 @@ settings or inputs changed is made anew, and what was there is kept under old/.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import stage_state
-from launch.entry import INTERRUPTED, OK, guarded, sole_user
+from launch.entry import INTERRUPTED, OK, guarded, sole_user, spoken
 from launch.progress import clock
 from launch.reporting import write_report
 from launch.run import add_common, open_runtime, summary
@@ -28,7 +27,7 @@ ORDER = ("record", "vae", "encode", "dit", "distill", "evaluate", "export")
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong input, 130 interrupted."""
     arguments = parser().parse_intermixed_args(argv)
-    command = shlex.join(["python", "-m", "launch.pipeline", *(sys.argv[1:] if argv is None else argv)])
+    command = spoken("launch.pipeline", argv)
     return guarded(lambda: run_pipeline(arguments, command), command, arguments.traceback)
 
 

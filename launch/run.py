@@ -1,7 +1,6 @@
 """One stage: `python -m launch.run configs/desktop_sim/vae.yaml [--root runs/desktop_sim] [--local] [a.b=value ...]`."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import stage_state
-from launch.entry import INTERRUPTED, OK, guarded, sole_user
+from launch.entry import INTERRUPTED, OK, guarded, sole_user, spoken
 from launch.progress import clock
 from launch.run_config import load_run
 from launch.runtime import Runtime, ThisProcess
@@ -20,7 +19,7 @@ from wm.config import ConfigError
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong input, 130 interrupted."""
     arguments = parser().parse_intermixed_args(argv)
-    command = shlex.join(["python", "-m", "launch.run", *(sys.argv[1:] if argv is None else argv)])
+    command = spoken("launch.run", argv)
     return guarded(lambda: run_file(arguments, command), command, arguments.traceback)
 
 

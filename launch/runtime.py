@@ -12,7 +12,7 @@ import torch
 from launch import worker
 from launch.resources import Resources
 from launch.run_config import RunConfig
-from launch.shard_work import map_here
+from launch.shard_work import MapTasks, map_here
 from wm.config import ConfigError
 from wm.engine.world import World
 
@@ -20,24 +20,13 @@ from wm.engine.world import World
 STOP = "stop"
 
 
-class StageError(RuntimeError):
-    """A stage failed by itself: no file or setting is known to be wrong. The traceback is in a file that it names."""
-
-
 class Runtime(Protocol):
     def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
         """Train `run` to its end, or until an interrupt: then the answer has `stopped` True."""
         ...
 
-    def map_tasks(
-        self,
-        function: Callable[..., dict[str, Any]],
-        tasks: Sequence[tuple[Any, ...]],
-        resources: Resources,
-        on_done: Callable[[int], None],
-    ) -> list[dict[str, Any]]:
-        """launch.shard_work.MapTasks"""
-        ...
+    @property
+    def map_tasks(self) -> MapTasks: ...
 
 
 class ThisProcess:

@@ -1,7 +1,6 @@
 """One stage from its config to its `result.json`, by whatever runtime there is."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from launch.run_config import RunConfig
 from launch.runtime import Runtime
 from launch.stage_state import DATASET, RESULT
 from wm.config import ConfigError, dump
+from wm.durable import write_text
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.evaluate import EvaluateConfig
 from wm.stages.export import ExportConfig
@@ -60,7 +60,7 @@ def run_stage(run: RunConfig, root: Path, runtime: Runtime, configs: Path) -> di
             return runtime.train(run, root)
         dump(run, folder / "config.yaml")
         result = _make(run, root, folder, runtime, counter)
-    _write_result(folder, result)
+    write_text(folder / RESULT, json.dumps(result, indent=1))
     return result
 
 
@@ -117,12 +117,3 @@ def _make(run: RunConfig, root: Path, folder: Path, runtime: Runtime, on_done: C
         return make_measurements(stage, root, folder, run.seed, *place)
     assert isinstance(stage, ExportConfig)
     return write_artifact(stage, root, root / run.source, root / "artifact")
-
-
-def _write_result(folder: Path, result: dict[str, Any]) -> None:
-    partial = folder / f"{RESULT}.partial"
-    with open(partial, "w") as file:
-        json.dump(result, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / RESULT)

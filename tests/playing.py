@@ -2,7 +2,7 @@
 
 import contextlib
 import http.client
-import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.desktop_sim import DesktopSim, DesktopSimConfig
 from data_pipeline.schema import to_action
 from tools.actions import Beginning
-from tools.connection import Limits
-from tools.messages import FrameHeader
-from tools.pictures import decode
+from tools.client import Client
+from tools.gate import Limits
 from tools.server import Hall, address, listen, make_server
 from tools.session import Context, EnvironmentDream, EnvironmentSession, Game, Rows
 from wm.artifact import FORMAT_VERSION, DenoiserWeights, Manifest, World
@@ -75,6 +75,7 @@ class Logged(EnvironmentDream):
         super().__init__(desktop(), 3)
         self.seen: list[Controls] = []
         self.wait = 0.0  # seconds a frame
+        self.took: list[float] = []  # seconds each frame truly took, the wait included
         self.broken = False
         self.closed = False
 
@@ -83,11 +84,14 @@ class Logged(EnvironmentDream):
         return super().reset(begin, context)
 
     def step(self, controls: Controls, row: Rows) -> np.ndarray:
+        began = time.perf_counter()
         time.sleep(self.wait)
         if self.broken:
             raise ArithmeticError("the model broke")
         self.seen.append(controls)
-        return super().step(controls, row)
+        frame = super().step(controls, row)
+        self.took.append(time.perf_counter() - began)
+        return frame
 
     def close(self) -> None:
         self.closed = True
@@ -97,15 +101,20 @@ class Logged(EnvironmentDream):
 class Served:
     """A running server."""
 
-    def __init__(self, hall: Hall, url: str) -> None:
-        self.hall, self.url = hall, url
+    def __init__(self, hall: Hall, url: str, server: uvicorn.Server) -> None:
+        self.hall, self.url, self._server = hall, url, server
         self.host = url.removeprefix("http://").rstrip("/")
 
-    def page(self, open_first: bool = True, **headers: str) -> "Page":
-        socket = connect(
+    def break_lines(self) -> None:
+        """Every open line breaks, without a word to either end."""
+        for line in list(self._server.server_state.connections):
+            line.loop.call_soon_threadsafe(line.transport.abort)
+
+    def page(self, open_first: bool = True, session: str = "", **headers: str) -> "Page":
+        line = connect(
             f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None
         )
-        return Page(socket, open_first)
+        return Page(line, open_first, session)
 
 
 def get(server: Served, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
@@ -117,86 +126,39 @@ def get(server: Served, path: str, **headers: str) -> tuple[int, dict[str, str],
 
 
 @contextlib.contextmanager
-def served(game: Game, folder: Path, **limits: float) -> Iterator[Served]:
+def served(game: Game, folder: Path, with_page: bool = True, **limits: float) -> Iterator[Served]:
     """A server of `game` on a free port, gone afterwards."""
     listener = listen("127.0.0.1", 0)
-    hall = Hall(game, folder, Limits(**limits))
+    hall = Hall(game, folder, Limits(**limits), with_page=with_page)
     server = make_server(hall)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
     try:
-        yield Served(hall, address(listener))
+        yield Served(hall, address(listener), server)
     finally:
         server.should_exit = True
         thread.join(10)
+        hall.close()
         hall.models.shutdown(wait=True)
         assert not thread.is_alive(), "the server did not end"
 
 
-class Page:
-    """A page's end of the socket, as a program."""
+class Page(Client):
+    """A page's end of the socket, as an impatient program."""
 
-    def __init__(self, socket: ClientConnection, open_first: bool = True) -> None:
-        self.socket = socket
-        self.texts: list[dict[str, Any]] = []
+    def __init__(self, socket: ClientConnection, open_first: bool = True, session: str = "") -> None:
+        super().__init__(socket, patience=5.0)
         if open_first:
-            self.say(kind="open")
-            self.hello = self.hear("hello")
+            self.open(session=session)
 
-    def __enter__(self) -> "Page":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.socket.close()
-
-    def say(self, **message: Any) -> None:
-        self.socket.send(json.dumps(message))
-
-    def hear(self, kind: str, seconds: float = 5.0) -> dict[str, Any]:
-        """The next text of `kind`; frames before it are acknowledged and forgotten, other texts kept in `texts`."""
-        until = time.monotonic() + seconds
-        while True:
-            data = self.socket.recv(max(0.01, until - time.monotonic()))
-            if isinstance(data, bytes):
-                self.say(kind="ack", frame=FrameHeader.unpack(data)[0].frame)
-            elif (message := json.loads(data))["kind"] == kind:
-                return message
-            else:
-                self.texts.append(message)
-
-    def frame(self, seconds: float = 5.0, ack: bool = True) -> tuple[FrameHeader, np.ndarray, np.ndarray | None]:
-        """The next frame; texts before it are kept in `texts`."""
-        until = time.monotonic() + seconds
-        while True:
-            data = self.socket.recv(max(0.01, until - time.monotonic()))
-            if isinstance(data, str):
-                self.texts.append(json.loads(data))
-                continue
-            header, dreamed, real = FrameHeader.unpack(data)
-            if ack:
-                self.say(kind="ack", frame=header.frame)
-            return header, decode(dreamed), decode(real) if real else None
+    def lose(self) -> None:
+        """The line breaks: no goodbye reaches the server."""
+        self.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def until_silence(self) -> None:
         """Take frames until there are none; TimeoutError or ConnectionClosed says which end it was."""
         while True:
             self.frame(seconds=0.3)
-
-    def begin(self, pacing: str = "realtime", real: bool = False, **begin: Any) -> np.ndarray:
-        """Settings and a reset; the first frame comes back."""
-        self.say(kind="settings", pacing=pacing, codec="webp", real=real)
-        self.say(kind="reset", begin=begin)
-        self.hear("begun")
-        header, dreamed, _ = self.frame()
-        assert header.number == 0
-        return dreamed
-
-    def step(self, controls: Controls) -> tuple[np.ndarray, np.ndarray | None]:
-        """Lockstep: the frame of exactly these controls."""
-        events = [["wheel", e.dx, e.dy] if e.kind == "wheel" else [e.kind, e.target] for e in controls.events]
-        self.say(kind="step", row={"pointer": list(controls.pointer), "events": events})
-        _, dreamed, real = self.frame()
-        return dreamed, real
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:

@@ -152,6 +152,26 @@ def test_the_buttons_of_the_page(tmp_path: Path) -> None:
         assert tab.complaints() == []
 
 
+def test_the_page_comes_back_after_a_lost_line(tmp_path: Path) -> None:
+    dream = Logged()
+    with (
+        served(desktop_game(lambda: dream, fps=20), tmp_path) as server,
+        chromium(tmp_path / "profile") as tab,
+    ):
+        page = Seen(tab, server, dream)
+        begun = tab.ask("document.getElementById('dreamed').dataset.begun")
+        number = int(tab.ask("document.getElementById('dreamed').dataset.frame"))
+        server.break_lines()
+        tab.wait("document.getElementById('link').className === 'off'")
+        tab.wait("document.getElementById('dreamed').dataset.resumed === 'true'")
+        tab.wait("document.getElementById('notice').hidden")
+        tab.mouse("mouseMoved", *page.css(31, 17))
+        assert page.arrives(lambda one: one.pointer == (31, 17))
+        tab.wait(f"document.getElementById('dreamed').dataset.frame > {number}")
+        assert tab.ask("document.getElementById('dreamed').dataset.begun") == begun, "the same session, not a new one"
+        assert server.hall.lobby.total == 1
+
+
 def test_the_picture_on_the_page_is_the_frame_bit_for_bit(tmp_path: Path) -> None:
     dream = Logged()
     with served(desktop_game(lambda: dream, fps=20), tmp_path) as server, chromium(tmp_path / "profile") as tab:

@@ -18,6 +18,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 GROUND = (
     "wm.config",
+    "wm.durable",
     "wm.batch",
     "wm.paths",
     "wm.flow",
@@ -33,6 +34,7 @@ GROUND = (
 # The longest fitting name on the left decides; it may import what begins with a name on the right, and its own package.
 LAYERS: dict[str, tuple[str, ...]] = {
     "wm.config": (),
+    "wm.durable": (),
     "wm.batch": ("wm.config",),
     "wm.paths": (),
     "wm.flow": ("wm.config", "wm.paths"),
@@ -52,7 +54,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "wm.artifact": ("wm.models", "wm.conditioning", "wm.nn", *GROUND),
     "wm.rollout": ("wm.artifact", "wm.models", "wm.conditioning", "wm.nn", *GROUND),
     "wm": ("wm",),  # what is not named above is at the height of the stages
-    "data_pipeline": ("wm.config", "wm.batch"),
+    "data_pipeline": ("wm.config", "wm.durable", "wm.batch"),
     "launch": ("wm", "data_pipeline"),
     "tools": ("wm", "data_pipeline", "launch"),
 }
@@ -67,7 +69,7 @@ ENGINE_FOR_STAGES = {
 HEAVY: dict[str, tuple[str, ...]] = {
     "deepspeed": ("wm/engine/zero.py",),
     "jinja2": ("launch/render.py",),
-    "ray": ("launch/cluster.py", "launch/nodes.py", "launch/prepare.py", "tools/serve.py"),
+    "ray": ("launch/cluster.py", "launch/nodes.py", "launch/prepare.py"),
     "webdataset": ("data_pipeline/loader.py", "data_pipeline/shards.py"),
     "transformers": ("wm/conditioning/text.py",),
     "xformers": ("wm/nn/attention.py",),
@@ -189,6 +191,12 @@ def reached(start: str) -> set[str]:
 @pytest.mark.parametrize("module", ["wm.artifact", "wm.rollout"])
 def test_what_serves_reaches_no_trainer_and_no_data(module: str) -> None:
     forbidden = ("wm.engine", "wm.stages", "data_pipeline", "launch", "tools", "ray", "deepspeed", "webdataset")
+    assert [name for name in reached(module) if any(begins(name, prefix) for prefix in forbidden)] == []
+
+
+@pytest.mark.parametrize("module", ["tools.rollout", "tools.serve", "tools.bench"])
+def test_what_plays_an_artifact_reaches_no_trainer(module: str) -> None:
+    forbidden = ("ray", "deepspeed", "webdataset", "launch.runtime", "launch.worker")
     assert [name for name in reached(module) if any(begins(name, prefix) for prefix in forbidden)] == []
 
 

@@ -59,7 +59,7 @@ def test_batch_frames_equal_those_of_the_socket(game: Game, tmp_path: Path, begi
         asked = {"seed": begin.seed, "start": begin.start, "model": begin.model, "num_steps": begin.num_steps}
         played = [page.begin("lockstep", real=True, **asked)]
         for controls in SCRIPT:
-            frame, real = page.step(controls)
+            frame, real = page.step_both(controls)
             played.append(frame)
             assert (real is None) == (begin.start is not None)
     assert np.array_equal(np.stack(played), np.stack(dreamed))
@@ -147,19 +147,15 @@ def test_a_wrong_action_file_is_one_line_and_no_clip(game: Game, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
+def _replaying(artifact: Path, actions: Path, clip: Path) -> list[str]:
+    """The command that a shell would run."""
+    return [sys.executable, "-m", "tools.rollout", *map(str, (artifact, "--actions", actions, "--out", clip))]
+
+
 def test_the_command_needs_no_terminal_and_no_input(artifact: Path, game: Game, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", Header(begin=Beginning(seed=5, start=0)), SCRIPT)
     clip = tmp_path / "clip.mp4"
-    command = [
-        sys.executable,
-        "-m",
-        "tools.rollout",
-        str(artifact),
-        "--actions",
-        str(tmp_path / "a.jsonl"),
-        "--out",
-        str(clip),
-    ]
+    command = _replaying(artifact, tmp_path / "a.jsonl", clip)
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -173,16 +169,7 @@ def test_an_interrupted_replay_leaves_no_clip(artifact: Path, tmp_path: Path) ->
     write(tmp_path / "a.jsonl", Header(begin=Beginning(start=0)), [Controls((i % 96, 5)) for i in range(30_000)])
     (tmp_path / "out").mkdir()
     clip = tmp_path / "out" / "clip.mp4"
-    command = [
-        sys.executable,
-        "-m",
-        "tools.rollout",
-        str(artifact),
-        "--actions",
-        str(tmp_path / "a.jsonl"),
-        "--out",
-        str(clip),
-    ]
+    command = _replaying(artifact, tmp_path / "a.jsonl", clip)
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     spools = Path(f"/proc/{process.pid}/fd")
     while process.poll() is None and not any(str(clip.parent) in _target(one) for one in spools.iterdir()):

@@ -6,11 +6,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from data_pipeline.controls import Controls
 from tests.playing import Logged, Page, Served, desktop_game, get, served, within
 from tools.outbox import WINDOW
+from tools.session import Rows
 
 
 def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None:
@@ -27,7 +30,7 @@ def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None
 
 def test_a_stalled_page_is_dropped_and_the_others_keep_their_pace(tmp_path: Path) -> None:
     with (
-        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3) as server,
+        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3, grace_seconds=0.1) as server,
         server.page() as good,
         server.page() as bad,
     ):
@@ -108,6 +111,55 @@ def test_an_idle_world_rests_until_there_is_input(tmp_path: Path) -> None:
         page.say(kind="pointer", x=1, y=1)
         assert page.hear("idle")["on"] is False
         page.frame()
+
+
+def test_a_frame_comes_soon_after_the_action_it_shows(tmp_path: Path) -> None:
+    """Beside the model's own 20 ms: 10 ms in the median and 30 ms at worst. What a busy machine adds is told by questions
+    in between that no model answers: a frame passes four threads where they pass one."""
+    dream = Logged()
+    dream.wait = 0.02
+    with served(desktop_game(lambda: dream, fps=200), tmp_path) as server, server.page() as page:
+        page.begin("on_input")
+        for _ in range(4):
+            pairs = np.array([(_beside_the_model(page, dream, i), _asking(server)) for i in range(40)])
+            late = pairs[:, 0] - 4 * pairs[:, 1]
+            if np.median(late) <= 0.010 and np.quantile(late, 0.99) <= 0.030:
+                return
+    pytest.fail(f"medians {np.median(pairs, axis=0)} s, 99th percentiles {np.quantile(pairs, 0.99, axis=0)} s")
+
+
+def _beside_the_model(page: Page, dream: Logged, number: int) -> float:
+    """Seconds from an action to its frame at the page, less what the model took."""
+    began = time.perf_counter()
+    page.say(kind="pointer", x=number, y=number, at=1000.0 + number)
+    assert page.frame()[0].at == 1000.0 + number
+    return time.perf_counter() - began - dream.took[-1]
+
+
+def _asking(server: Served) -> float:
+    """Seconds that a question takes which only the event loop answers."""
+    began = time.perf_counter()
+    assert get(server, "/health")[0] == 200
+    return time.perf_counter() - began
+
+
+def test_frames_are_encoded_beside_the_event_loop(tmp_path: Path) -> None:
+    class Large(Logged):
+        def step(self, controls: Controls, row: Rows) -> np.ndarray:
+            small = super().step(controls, row)
+            return (
+                np.random.default_rng(len(self.seen)).integers(256, size=(768, 1024, 3), dtype=np.uint8) ^ small[0, 0]
+            )
+
+    with served(desktop_game(Large), tmp_path) as server, server.page() as page:
+        page.begin("realtime")
+        page.say(kind="settings", pacing="realtime", codec="png")
+        encoding, asking = [], []
+        for _ in range(12):
+            encoding.append(page.frame()[0].encode_ms / 1000)
+            asking.append(_asking(server))
+        assert np.median(encoding) > 0.03, "long enough to be in the way"
+        assert np.median(asking) < np.median(encoding) / 2
 
 
 def test_a_slow_model_does_not_block_the_others_io(tmp_path: Path) -> None:

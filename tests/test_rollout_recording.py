@@ -13,10 +13,10 @@ from tools.batch import frames
 def test_a_recording_replays_to_the_same_frames(tmp_path: Path) -> None:
     with served(desktop_game(), tmp_path) as server, server.page() as page:
         page.begin("lockstep", seed=11)
-        seen = [page.step(one)[0] for one in SCRIPT[:2]]
+        seen = [page.step(one) for one in SCRIPT[:2]]
         page.say(kind="record", on=True)
         assert page.hear("recording")["on"] is True
-        seen += [page.step(one)[0] for one in SCRIPT[2:]]
+        seen += [page.step(one) for one in SCRIPT[2:]]
         page.say(kind="record", on=False)
         saved = page.hear("saved")
     header, controls = read(Path(saved["actions"]))

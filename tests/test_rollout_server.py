@@ -2,7 +2,6 @@
 
 import json
 import random
-import socket
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from websockets.sync.client import connect
 
 from data_pipeline.controls import Controls
 from tests.playing import SCRIPT, Logged, Page, Served, desktop_game, get, real_frames, served, within
-from tools.connection import Limits
+from tools.gate import Limits
 from tools.server import Hall, PortInUseError, address, listen, make_server
 
 
@@ -44,7 +43,7 @@ def test_lockstep_frames_are_the_worlds_own_and_the_real_ones_beside_them(server
     with server.page() as page:
         assert np.array_equal(page.begin("lockstep", real=True, seed=7), expected[0])
         for controls, frame in zip(SCRIPT, expected[1:], strict=True):
-            dreamed, real = page.step(controls)
+            dreamed, real = page.step_both(controls)
             assert np.array_equal(dreamed, frame)
             assert real is not None
             assert np.array_equal(real, frame)
@@ -56,7 +55,7 @@ def test_sessions_do_not_know_of_each_other(server: Served) -> None:
     with server.page() as a, server.page() as b:
         a.begin("lockstep", seed=1)
         b.begin("lockstep", seed=2)
-        seen = [(a.step(one)[0], b.step(two)[0]) for one, two in zip(SCRIPT, other, strict=True)]
+        seen = [(a.step(one), b.step(two)) for one, two in zip(SCRIPT, other, strict=True)]
     for (left, right), frame_a, frame_b in zip(
         seen, real_frames(1, SCRIPT)[1:], real_frames(2, other)[1:], strict=True
     ):
@@ -72,7 +71,7 @@ def test_sessions_are_freed_whenever_the_page_leaves(tmp_path: Path) -> None:
         dreams[-1].wait = 0.01
         return dreams[-1]
 
-    with served(desktop_game(open_dream), tmp_path, max_sessions=64) as server:
+    with served(desktop_game(open_dream), tmp_path, max_sessions=64, grace_seconds=0.2) as server:
         rng, before = random.Random(1), threading.active_count()
         for i in range(60):
             page = server.page(open_first=i % 6 != 0)
@@ -82,7 +81,7 @@ def test_sessions_are_freed_whenever_the_page_leaves(tmp_path: Path) -> None:
             if i % 2:
                 page.socket.close()
             else:
-                page.socket.socket.shutdown(socket.SHUT_RDWR)
+                page.lose()
         assert within(3, lambda: server.hall.lobby.playing == 0 and server.hall.lobby.connected == 0)
         assert within(3, lambda: all(dream.closed for dream in dreams))
         assert dreams
@@ -138,7 +137,7 @@ def test_a_model_that_breaks_is_said_and_can_begin_again(tmp_path: Path) -> None
         assert "the model broke" in error["message"]
         dream.broken = False
         page.begin("lockstep", seed=7)
-        assert np.array_equal(page.step(SCRIPT[0])[0], real_frames(7, SCRIPT[:1])[1])
+        assert np.array_equal(page.step(SCRIPT[0]), real_frames(7, SCRIPT[:1])[1])
 
 
 def test_pages_are_told_when_the_server_stops(tmp_path: Path) -> None:

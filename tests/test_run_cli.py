@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from launch import pipeline, run, stage_state
-from launch.entry import explain, sole_user
+from launch.entry import StageError, explain, sole_user
 from launch.recordings import seed_of
 from launch.run_config import load_run, scaled
-from launch.runtime import StageError
 from wm.config import ConfigError
 
 SMOKE = Path(__file__).parent.parent / "configs" / "smoke"

@@ -10,7 +10,6 @@ and the ratio of two turns of one round says more than two numbers of two runs.
 import argparse
 import json
 import re
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from launch.entry import OK, guarded
+from launch.entry import OK, guarded, spoken
 from wm.artifact import World, load
 from wm.batch import Action
 from wm.config import ConfigError
+from wm.durable import write_text
 from wm.measures import bootstrap
 from wm.rollout import WorldSession
 from wm.stages.bench import row, speed_rows
-from wm.stages.evaluate import write_text
 from wm.stages.report import hardware, versions
 
 WARM_UP_ROUNDS = 2  # caches fill, kernels are chosen
@@ -49,7 +48,7 @@ class Case:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong input, 130 interrupted."""
     options = _parser().parse_args(argv)
-    command = shlex.join(["python", "-m", "tools.bench", *(sys.argv[1:] if argv is None else argv)])
+    command = spoken("tools.bench", argv)
     return guarded(lambda: _bench(options), command, options.traceback)
 
 

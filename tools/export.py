@@ -6,13 +6,12 @@ python -m tools.export runs/desktop_sim --student dit@950 --teacher none --out w
 """
 
 import argparse
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.entry import OK, guarded
+from launch.entry import OK, guarded, spoken
 from launch.exporting import finish_checkpoint, write_artifact
 from wm.artifact import load_denoiser
 from wm.config import ConfigError
@@ -22,7 +21,7 @@ from wm.stages.export import ExportConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong input, 130 interrupted."""
     options = _parser().parse_args(argv)
-    command = shlex.join(["python", "-m", "tools.export", *(sys.argv[1:] if argv is None else argv)])
+    command = spoken("tools.export", argv)
     return guarded(lambda: export(options), command, options.traceback)
 
 

@@ -4,8 +4,26 @@ import hmac
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from wm.config import config
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_TOKEN_LENGTH = 12
+
+
+@config
+class Limits:
+    """What guests may take, together and each."""
+
+    max_sessions: int = 4
+    idle_seconds: float = 120.0  # without input, after which the world stands still until there is some
+    open_seconds: float = 10.0  # from the handshake to the first message
+    send_seconds: float = 10.0  # that one message may take to leave
+    stall_seconds: float = 15.0  # without an acknowledgement while frames wait
+    grace_seconds: float = 30.0  # that a session waits for a page that has lost the line
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_sessions <= 256:
+            raise ValueError(f"max_sessions is {self.max_sessions}: from 1 to 256")
 
 
 def is_loopback(host: str) -> bool:
@@ -51,6 +69,10 @@ class Lobby:
             return False
         self.connected += 1
         return True
+
+    def leave(self) -> None:
+        """A session has ended."""
+        self.playing -= 1
 
     def play(self) -> bool:
         """Whether there is room for one more session, which then counts."""

@@ -33,10 +33,12 @@ class Open:
 
     kind: Literal["open"] = "open"
     token: str = ""
+    session: str = ""  # from the hello of a session whose line was lost; empty begins a new one
 
     def __post_init__(self) -> None:
-        if len(self.token) > 256:
-            raise ValueError("token is longer than 256 characters")
+        for name in ("token", "session"):
+            if len(getattr(self, name)) > 256:
+                raise ValueError(f"{name} is longer than 256 characters")
 
 
 @config

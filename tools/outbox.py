@@ -30,23 +30,38 @@ class Screens:
 
 
 class Outbox:
-    def __init__(self, socket: WebSocket, send_seconds: float, stall_seconds: float) -> None:
+    """Where a session puts what its page is to see. Without a page texts are lost and the newest frame waits."""
+
+    def __init__(self, send_seconds: float, stall_seconds: float) -> None:
         self.codec: Codec = "jpeg"
         self.with_real = False
         self.sent = 0  # id of the last frame sent
         self.acknowledged = 0
-        self._socket = socket
+        self._socket: WebSocket | None = None
         self._send_seconds, self._stall_seconds = send_seconds, stall_seconds
         self._waiting: Screens | None = None
+        self._newest: Screens | None = None
+        self._failure: SlowPageError | WebSocketDisconnect | None = None
         self._changed = asyncio.Event()
         self._heard = time.monotonic()
         self._one_at_a_time = asyncio.Lock()
+
+    def attach(self, socket: WebSocket) -> None:
+        """A page is there: it gets the newest frame, and has seen none of those that were on their way to another."""
+        self._socket, self._failure = socket, None
+        self._waiting = self._waiting or self._newest
+        self.acknowledged, self._heard = self.sent, time.monotonic()
+        self._changed.set()
+
+    def detach(self) -> None:
+        """The page is gone."""
+        self._socket = None
 
     def offer(self, screens: Screens) -> None:
         """Send this when the page has room; a frame that still waits is forgotten, its input's time is not."""
         if self._waiting is not None and self._waiting.number < screens.number and not math.isnan(self._waiting.at):
             screens = Screens(screens.dreamed, screens.real, screens.number, self._waiting.at, screens.model_ms)
-        self._waiting = screens
+        self._waiting = self._newest = screens
         self._changed.set()
 
     def acknowledge(self, frame: int) -> None:
@@ -63,11 +78,15 @@ class Outbox:
         return self._waiting is not None
 
     async def tell(self, text: str) -> None:
-        """Send one text; SlowPageError if the page does not take it."""
-        await self._send(text)
+        """Send one text. Where the page does not take it, `run` says so."""
+        try:
+            await self._send(text)
+        except (SlowPageError, WebSocketDisconnect) as error:
+            self._failure = error
+            self._changed.set()
 
     async def run(self) -> None:
-        """Send frames for ever; SlowPageError if the page stops taking them."""
+        """Send frames for ever; SlowPageError if the page stops taking what it is sent, WebSocketDisconnect if it left."""
         while True:
             screens = await self._next()
             data = await asyncio.to_thread(self._packed, screens, self.sent + 1)
@@ -76,7 +95,9 @@ class Outbox:
 
     async def _next(self) -> Screens:
         """The newest frame, once the page has room for it."""
-        while self._waiting is None or self.sent - self.acknowledged >= WINDOW:
+        while self._waiting is None or self.sent - self.acknowledged >= WINDOW or self._failure is not None:
+            if self._failure is not None:
+                raise self._failure
             self._changed.clear()
             blocked = self._waiting is not None
             if not blocked:
@@ -109,6 +130,8 @@ class Outbox:
         return header.pack() + dreamed + real
 
     async def _send(self, data: str | bytes) -> None:
+        if self._socket is None:
+            return
         try:
             async with asyncio.timeout(self._send_seconds), self._one_at_a_time:
                 if isinstance(data, str):

@@ -13,10 +13,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools import hosting
 from tools.batch import replay
-from tools.connection import Limits
-from tools.gate import MIN_TOKEN_LENGTH, is_loopback
-from tools.server import Hall, PortInUseError, listen, serve
+from tools.server import PortInUseError
 from tools.session import Game
 from tools.worlds import artifact_game, environment_game
 
@@ -48,12 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     batch = parser.add_argument_group("batch")
     batch.add_argument("--actions", type=Path, metavar="FILE", help="replay this action file; needs --out")
     batch.add_argument("--out", type=Path, metavar="CLIP.mp4", help="the clip to write, lossless")
-    server = parser.add_argument_group("in a browser")
-    server.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: %(default)s)")
-    server.add_argument("--host", default="127.0.0.1", help="another address than this machine's own needs --token")
-    server.add_argument("--token", default="", help="what pages must say to play; at least 12 characters")
-    server.add_argument("--max-sessions", type=int, default=4, help="pages at play at a time (default: %(default)s)")
-    server.add_argument("--recordings", type=Path, help="folder for what pages record (default: played/ by it)")
+    hosting.add_options(parser.add_argument_group("in a browser"))
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     return parser
 
@@ -63,22 +57,11 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("give either the folder of an artifact or --environment KIND")
     if (options.actions is None) != (options.out is None):
         raise ValueError("--actions FILE and --out CLIP.mp4 go together")
-    if not 0 <= options.port < 1 << 16:
-        raise ValueError(f"--port is {options.port}: from 0 to {(1 << 16) - 1}")
-    if options.token and len(options.token) < MIN_TOKEN_LENGTH:
-        raise ValueError(f"--token has {len(options.token)} characters; it needs at least {MIN_TOKEN_LENGTH}")
-    if not is_loopback(options.host) and not options.token:
-        raise ValueError(f"--host {options.host} lets other machines in: give --token too, so that only yours play")
+    hosting.check(options)
 
 
 def _serve(options: argparse.Namespace) -> int:
-    limits = Limits(max_sessions=options.max_sessions)
-    listener = listen(options.host, options.port)  # before the world is loaded: a port in use is said at once
-    try:
-        hall = Hall(_game(options), _recordings(options), limits, options.token, is_loopback(options.host))
-        serve(hall, listener)
-    finally:
-        listener.close()
+    hosting.host(options, lambda: _game(options), with_page=True)
     return OK
 
 
@@ -98,12 +81,6 @@ def _game(options: argparse.Namespace) -> Game:
     if options.environment is not None:
         return environment_game({"kind": options.environment})
     return artifact_game(options.artifact, options.device)
-
-
-def _recordings(options: argparse.Namespace) -> Path:
-    if options.recordings is not None:
-        return Path(options.recordings)
-    return Path("played") if options.artifact is None else options.artifact.absolute().parent / "played"
 
 
 def _progress(done: int, total: int) -> None:

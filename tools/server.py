@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tools.connection import Connection, Limits
-from tools.gate import Lobby, token_fits, wrong_host, wrong_origin
+from tools.cloakroom import Cloakroom, Seat
+from tools.connection import Connection
+from tools.gate import Limits, Lobby, token_fits, wrong_host, wrong_origin
 from tools.messages import MAX_MESSAGE_BYTES, Open, error_text, parse
+from tools.play import Play
 from tools.session import Game
 
 _WEB = Path(__file__).parent / "web"
@@ -41,6 +44,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _TRY_AGAIN_LATER, _POLICY = 1013, 1008
+PROTOCOL_VERSION = 1  # of tools/PROTOCOL.md
 
 
 @dataclass
@@ -52,30 +56,40 @@ class Hall:
     limits: Limits = field(default_factory=Limits)
     token: str = ""  # asked for in the first message; empty for none
     loopback: bool = True
+    with_page: bool = True  # False serves programs only
 
     def __post_init__(self) -> None:
         self.lobby = Lobby(self.limits.max_sessions)
         # One thread: models take turns in the order of their asking, and torch keeps one team of threads.
         self.models = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self.cloakroom = Cloakroom(self.limits.grace_seconds, self.lobby.leave)
+
+    def close(self) -> None:
+        """Free what is left of the sessions, once the server has ended."""
+        self.cloakroom.close()
 
 
 def application(hall: Hall) -> Starlette:
     """The ASGI application of `hall`."""
 
-    async def page(request: Request) -> Response:
-        refusal = wrong_host(request.headers, hall.loopback)
-        if refusal:
-            return PlainTextResponse(refusal + "\n", 421, headers=_HEADERS)
+    def answering(answer: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def to_those_who_know_its_name(request: Request) -> Response:
+            refusal = wrong_host(request.headers, hall.loopback)
+            return PlainTextResponse(refusal + "\n", 421, headers=_HEADERS) if refusal else answer(request)
+
+        return to_those_who_know_its_name
+
+    def page(request: Request) -> Response:
         name, media = _FILES[request.url.path]
         return Response((_WEB / name).read_bytes(), media_type=media, headers=_HEADERS)
 
-    async def health(request: Request) -> Response:
-        refusal = wrong_host(request.headers, hall.loopback)
-        if refusal:
-            return PlainTextResponse(refusal + "\n", 421, headers=_HEADERS)
+    def health(request: Request) -> Response:
         lobby = hall.lobby
         counts = {"sessions": lobby.playing, "max_sessions": lobby.max_sessions, "sessions_so_far": lobby.total}
         return JSONResponse({"status": "ready", **counts}, headers=_HEADERS)
+
+    def world(request: Request) -> Response:
+        return JSONResponse({"protocol": PROTOCOL_VERSION, "socket": "/play", **hall.game.about()}, headers=_HEADERS)
 
     async def play(websocket: WebSocket) -> None:
         refusal = wrong_host(websocket.headers, hall.loopback) or wrong_origin(websocket.headers)
@@ -88,50 +102,76 @@ def application(hall: Hall) -> Starlette:
         finally:
             hall.lobby.connected -= 1
 
-    pages = [Route(path, page) for path in _FILES]
-    return Starlette(routes=[*pages, Route("/health", health), WebSocketRoute("/play", play)])
+    pages = [Route(path, answering(page)) for path in _FILES] if hall.with_page else []
+    told = [Route("/health", answering(health)), Route("/world", answering(world))]
+    return Starlette(routes=[*pages, *told, WebSocketRoute("/play", play)])
 
 
 async def _welcome(websocket: WebSocket, hall: Hall) -> None:
-    """Hear the first message, admit the page to a session or tell it why not."""
+    """Hear the first message, admit the page to a session, its own or a new one, or tell it why not."""
     await websocket.accept()
-    refusal = await _first_message(websocket, hall)
-    if refusal is None and not hall.lobby.play():
-        most = hall.limits.max_sessions
-        text = f"all {most} places are taken: close another page, or start the server with a higher --max-sessions"
-        refusal = error_text(text, "full"), _TRY_AGAIN_LATER
-    if refusal is not None:
-        text, code = refusal
+    try:
+        first = await _first_message(websocket, hall)
+        seat = (await hall.cloakroom.claim(first.session) if first.session else None) or _new_seat(hall)
+    except _RefusedError as refusal:
+        text, code = refusal.args
         async with asyncio.timeout(hall.limits.send_seconds):
             await websocket.send_text(text)
             await websocket.close(code)
         return
-    try:
-        await Connection(websocket, hall.game, hall.limits, hall.models, hall.recordings).run()
-    finally:
-        hall.lobby.playing -= 1
+    await _play_at(seat, websocket, hall, resumed=seat.ticket == first.session)
     with contextlib.suppress(RuntimeError):  # closed already
         await websocket.close(1001)
 
 
-async def _first_message(websocket: WebSocket, hall: Hall) -> tuple[str, int] | None:
-    """Why the page may not play, as a message and a close code; None where it may."""
+def _new_seat(hall: Hall) -> Seat:
+    if not hall.lobby.play() and not (hall.cloakroom.make_room() and hall.lobby.play()):
+        most = hall.limits.max_sessions
+        text = f"all {most} places are taken: close another page, or start the server with a higher --max-sessions"
+        raise _RefusedError(error_text(text, "full"), _TRY_AGAIN_LATER)
+    return hall.cloakroom.admit(Play(hall.game, hall.limits, hall.models, hall.recordings))
+
+
+async def _play_at(seat: Seat, websocket: WebSocket, hall: Hall, resumed: bool) -> None:
+    """Serve the page until it is gone. Its session ends with its goodbye; after a lost line it is kept for a while."""
+    seat.connection = Connection(websocket, seat.play)
+    hello = {"kind": "hello", **hall.game.about(), "session": seat.ticket, "resumed": resumed}
+    hello |= {"number": seat.play.number, "grace_seconds": hall.limits.grace_seconds}
+    lost = False
+    try:
+        lost = await seat.connection.run(hello)
+    finally:
+        if lost:
+            hall.cloakroom.keep(seat)
+        else:
+            await hall.cloakroom.end(seat)
+
+
+class _RefusedError(Exception):
+    """A page that may not play: what it is told, and the code that its socket is closed with."""
+
+
+async def _first_message(websocket: WebSocket, hall: Hall) -> Open:
+    """What the page opens with; _RefusedError where that is not enough to play."""
     try:
         async with asyncio.timeout(hall.limits.open_seconds):
             received = await websocket.receive()
     except TimeoutError:
-        return error_text('no message came; the first one is {"kind": "open"}'), _POLICY
+        raise _RefusedError(error_text('no message came; the first one is {"kind": "open"}'), _POLICY) from None
     if received["type"] == "websocket.disconnect":
         raise WebSocketDisconnect
     try:
         message = parse(received.get("text"))
     except ValueError as error:
-        return error_text(str(error)), _POLICY
+        raise _RefusedError(error_text(str(error)), _POLICY) from None
     if not isinstance(message, Open):
-        return error_text(f'the first message is {{"kind": "open"}}, not {message.kind}'), _POLICY
+        raise _RefusedError(error_text(f'the first message is {{"kind": "open"}}, not {message.kind}'), _POLICY)
     if not token_fits(message.token, hall.token):
-        return error_text("this server asks for its token", "token"), _POLICY
-    return None
+        raise _RefusedError(error_text("this server asks for its token", "token"), _POLICY)
+    if message.session and not hall.cloakroom.knows(message.session):
+        text = "this session was not begun here; open without one to begin another"
+        raise _RefusedError(error_text(text, "session"), _POLICY)
+    return message
 
 
 class PortInUseError(OSError):
@@ -180,10 +220,12 @@ def address(listener: socket.socket) -> str:
 def serve(hall: Hall, listener: socket.socket) -> None:
     """Serve until interrupted; pages at play are told before the end."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    print(f"{hall.game.name} is played at {address(listener)} (Ctrl-C ends it)", flush=True)
+    how = "played" if hall.with_page else "served to programs"
+    print(f"{hall.game.name} is {how} at {address(listener)} (Ctrl-C ends it)", flush=True)
     try:
         make_server(hall).run(sockets=[listener])
     except KeyboardInterrupt:
         pass
     finally:
         hall.models.shutdown(wait=False, cancel_futures=True)
+        hall.close()

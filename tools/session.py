@@ -10,6 +10,7 @@ from data_pipeline.controls import Controls, ControlsLog
 from data_pipeline.environments.environment import Environment
 from tools.actions import Beginning
 from wm.batch import ActionSpace
+from wm.config import to_dict
 
 Rows = dict[str, np.ndarray]
 
@@ -60,6 +61,19 @@ class Game:
         """Where play begins when nobody says where."""
         recorded = bool(self.starts) and (self.open_environment is None or not self.repeats)
         return Beginning(start=0 if recorded else None, model="student" if "student" in self.models else "teacher")
+
+    def about(self) -> dict[str, object]:
+        """What a page must know of this world, JSON-able."""
+        return {
+            "world": self.name,
+            "width": self.width,
+            "height": self.height,
+            "space": to_dict(self.space),
+            "models": dict(self.models),
+            "num_starts": len(self.starts),
+            "environment": self.open_environment is not None,
+            "begin": to_dict(self.usual),
+        }
 
     def check(self, begin: Beginning) -> None:
         """ValueError in one line where this world cannot begin so."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wm.batch import Action, ActionSpace
 from wm.config import ConfigError, Kind, config, dump, from_dict, to_dict
 from wm.config import load as load_config
+from wm.durable import sync
 from wm.flow import FlowConfig
 from wm.guidance import GuidanceLimits
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
@@ -270,18 +271,10 @@ def _fresh(folder: Path) -> Path:
 def _publish(partial: Path, folder: Path) -> None:
     """Put `partial` in the place of `folder`; a kill in between leaves the old one under another name, never a mixture."""
     for path in (*partial.iterdir(), partial):
-        _sync(path)
+        sync(path)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ let drawing = Promise.resolve(); // frames are drawn in the order of their comin
 let drawnAt = []; // times of the last drawn frames
 let waits = []; // ms from an input to the frame that showed it
 let recording = false;
+let lostAt = 0; // when the line was lost; 0 while it holds, and after a goodbye
 
 function say(message) {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
@@ -22,9 +23,9 @@ function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   socket = new WebSocket(`${scheme}://${location.host}/play`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => say({ kind: "open", token: sessionStorage.getItem("token") ?? "" });
+  socket.onopen = () => say({ kind: "open", token: sessionStorage.getItem("token") ?? "", session: world?.session ?? "" });
   socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : show(data));
-  socket.onclose = () => leave();
+  socket.onclose = ({ code }) => leave(code);
 }
 
 function hear(message) {
@@ -41,10 +42,16 @@ function hear(message) {
 
 function meet(hello) {
   world = hello;
+  lostAt = 0;
   document.title = `${hello.world} – wm`;
   $("world").textContent = hello.world;
   setLink(true, "connected");
   notice("");
+  canvases.dreamed.dataset.resumed = String(hello.resumed);
+  if (hello.resumed) { // all is as it was behind the page; what was set on it meanwhile is said again
+    settings();
+    return;
+  }
   fill($("model"), Object.keys(hello.models).map((name) => [name, name]));
   const starts = hello.environment ? [["", "the real environment"]] : [];
   for (let i = 0; i < hello.num_starts; i++) starts.push([String(i), `recording ${i + 1}`]);
@@ -182,6 +189,7 @@ function complain({ code, message }) {
     $("ask").showModal();
     return;
   }
+  if (code === "session") world.session = ""; // another server answers there now: begin anew with it
   notice(message, true);
 }
 
@@ -196,10 +204,19 @@ function setLink(on, text) {
   $("link").textContent = text;
 }
 
-function leave() {
+function leave(code) {
   setLink(false, "not connected");
-  setRecording(false);
+  setRecording(recording && code === 1006);
   hand.forget();
+  // 1006: the line broke, nobody said goodbye. The server keeps the session for a while; after it, a new one begins.
+  if (world && (code === 1006 || lostAt)) {
+    lostAt ||= performance.now();
+    if (performance.now() - lostAt < 2000 * world.grace_seconds) {
+      notice("The line is lost. Trying to come back …", true);
+      setTimeout(connect, 1000);
+      return;
+    }
+  }
   if (!$("ask").open && $("notice").hidden) notice("The server has gone or has dropped this page. Reload it to play again.", true);
 }
 

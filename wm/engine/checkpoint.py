@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from wm.durable import sync
 from wm.engine.protocols import Part
 from wm.engine.world import World
 
@@ -181,9 +182,9 @@ def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
     for path in _files(partial):
         # Another rank's file may be under its temporary name and vanish; that rank syncs it.
         with suppress(FileNotFoundError):
-            _sync(path)
+            sync(path)
     for path in [partial, *(partial / name for name in parts)]:
-        _sync(path)
+        sync(path)
 
 
 def _publish(
@@ -210,13 +211,13 @@ def _publish(
     }
     path = partial / MANIFEST
     path.write_text(json.dumps({"sha256": _seal(body), "body": body}, indent=1))
-    _sync(path)
-    _sync(partial)
+    sync(path)
+    sync(partial)
     if final.exists():
         # The run came by this step before: from a damaged checkpoint, or to save it once more.
         final.rename(final.with_name(f"{final.name}.replaced"))
     partial.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     shutil.rmtree(final.with_name(f"{final.name}.replaced"), ignore_errors=True)
 
 
@@ -255,14 +256,6 @@ def _whole(folder: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _seal(body: Any) -> str:

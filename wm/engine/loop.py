@@ -7,7 +7,6 @@ newest checkpoint was, bit for bit.
 import json
 import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from wm.config import ConfigError, config, difference, dump
+from wm.durable import write_text
 from wm.engine import checkpoint
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.lock import locked
@@ -234,13 +234,7 @@ def _read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    path = folder / "result.json"
-    partial = path.with_suffix(".partial")
-    with open(partial, "w") as file:
-        json.dump(_plain(result), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    write_text(folder / "result.json", json.dumps(_plain(result), indent=1))
 
 
 def _plain(value: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from wm.config import to_dict
+from wm.durable import write_text
 from wm.measures import PSNR_CAP_DB
 from wm.stages.bench import unit_name
-from wm.stages.evaluate import EvaluateConfig, Target, read_unit, write_text
+from wm.stages.evaluate import EvaluateConfig, Target, read_unit
 from wm.stages.page import page
 
 FORMAT_VERSION = 1
