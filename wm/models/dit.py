@@ -163,7 +163,7 @@ class DiTConfig:
     window: int = 16  # frames that a frame attends to, itself included
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     keep: float = 0.0  # how much of the frame before the output starts with; 1 suits x-prediction of screens
-    attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
+    attention: Literal["auto", "plain", "sdpa", "flex", "xformers", "flash"] = "auto"
 
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):
