@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("wm", "data_pipeline", "launch", "tools")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-GROUND = ("wm.config", "wm.batch", "wm.flow", "wm.samplers", "wm.objectives")
+GROUND = ("wm.config", "wm.tags", "wm.batch", "wm.flow", "wm.samplers", "wm.objectives")
 
 # The longest fitting name on the left decides; it may import what begins with a name on the right, and its own package.
 LAYERS: dict[str, tuple[str, ...]] = {
     "wm.config": (),
+    "wm.tags": (),
     "wm.batch": ("wm.config",),
     "wm.flow": ("wm.config",),
     "wm.samplers": ("wm.flow",),
