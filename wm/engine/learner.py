@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from wm.batch import Batch
 from wm.config import config
-from wm.engine.average import Average, swapped
+from wm.engine.average import Average, PowerAverages, swapped
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
+from wm.engine.posthoc import power_exponent
 from wm.engine.protocols import Loss, Metrics
 from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
 from wm.engine.world import World
@@ -47,6 +48,9 @@ class LearnerConfig:
     zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
     micro_batch_size: int = 0  # samples of one rank that go through at once; 0 is all
     average_decay: float = 0.999  # 0 keeps no average
+    average_lengths: tuple[
+        float, ...
+    ] = ()  # of power averages that checkpoints hold too, say 0.05, 0.1 (engine/posthoc.py)
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -55,6 +59,8 @@ class LearnerConfig:
             raise ValueError(f"average_decay {self.average_decay} must be in [0, 1); 0 keeps no average")
         if not all(0 <= beta < 1 for beta in (*self.betas, self.momentum)):
             raise ValueError(f"betas {self.betas} and momentum {self.momentum} must be in [0, 1)")
+        for length in self.average_lengths:
+            power_exponent(length)
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"decay_share {self.decay_share} must be in (0, 1]: it is a share of the run's steps")
         for name in ("weight_decay", "warmup_steps", "final_learning_rate", "gradient_clip", "micro_batch_size"):
@@ -151,6 +157,7 @@ class LocalLearner:
         self._average = (
             Average([g.master for g in self._groups], config.average_decay) if config.average_decay else None
         )
+        self._powers = PowerAverages([g.master for g in self._groups], config.average_lengths)
         self._count = StepCount()
 
     @property
@@ -206,6 +213,7 @@ class LocalLearner:
             group.publish()
         if self._average is not None:
             self._average.update([g.master for g in self._groups])
+        self._powers.update([g.master for g in self._groups], self._count.applied + 1)
         self._count.apply()
 
     @contextmanager
@@ -251,6 +259,7 @@ class LocalLearner:
             flats = {"master": group.master, **moments(self._optimizer, group.master)}
             if self._average is not None:
                 flats["average"] = self._average.tensors[index]
+            flats |= {kind: tensors[index] for kind, tensors in self._powers.tensors.items()}
             pieces = {kind: group.split(flat) for kind, flat in flats.items()}
             for i, (name, parameter) in enumerate(zip(group.names, group.parameters, strict=True)):
                 fragments.append(Fragment(name, parameter.numel(), 0, {kind: p[i] for kind, p in pieces.items()}))

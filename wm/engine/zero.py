@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wm.batch import Batch
-from wm.engine.average import Average
+from wm.engine.average import Average, PowerAverages
 from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
@@ -97,6 +97,7 @@ class ZeroLearner:
             self._engine.enable_backward_allreduce = False  # it would flatten and copy all gradients for nobody
         flats = self._masters.flats
         self._average = Average(flats, config.average_decay) if config.average_decay else None
+        self._powers = PowerAverages(flats, config.average_lengths)
         self._count = StepCount()
 
     @property
@@ -119,6 +120,7 @@ class ZeroLearner:
         if norm is not None:
             if self._average is not None:
                 self._average.update(self._masters.flats)
+            self._powers.update(self._masters.flats, self._count.applied + 1)
             self._count.apply()
         else:
             self._count.skip(batch, means.own_loss(), float("nan"), self._world)
@@ -216,6 +218,7 @@ class ZeroLearner:
             tensors = {"master": flat.detach(), **moments(self._optimizer, flat)}
             if self._average is not None:
                 tensors["average"] = self._average.tensors[place.flat]
+            tensors |= {kind: kept[place.flat] for kind, kept in self._powers.tensors.items()}
             owned = {kind: t.reshape(-1).narrow(0, place.offset, place.size) for kind, t in tensors.items()}
             fragments.append(Fragment(place.name, place.numel, place.start, owned))
         return fragments
