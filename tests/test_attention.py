@@ -113,8 +113,8 @@ def test_xformers_without_a_kernel_is_one_clear_line() -> None:
 
 
 def test_unknown_backends_and_masks_of_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="'flash' is not one of auto, plain, sdpa, xformers"):
-        attend(*inputs(), backend="flash")
+    with pytest.raises(ValueError, match="'fast' is not one of auto, plain, sdpa, flex, xformers, flash"):
+        attend(*inputs(), backend="fast")
     with pytest.raises(ValueError, match="must be bool"):
         attend(*inputs(), mask=torch.zeros(5, 7))
 

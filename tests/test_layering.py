@@ -19,6 +19,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 GROUND = (
     "wm.config",
     "wm.durable",
+    "wm.tags",
     "wm.batch",
     "wm.paths",
     "wm.flow",
@@ -35,6 +36,7 @@ GROUND = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "wm.config": (),
     "wm.durable": (),
+    "wm.tags": (),
     "wm.batch": ("wm.config",),
     "wm.paths": (),
     "wm.flow": ("wm.config", "wm.paths"),
@@ -72,7 +74,10 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "ray": ("launch/cluster.py", "launch/nodes.py", "launch/prepare.py"),
     "webdataset": ("data_pipeline/loader.py", "data_pipeline/shards.py"),
     "transformers": ("wm/conditioning/text.py",),
-    "xformers": ("wm/nn/attention.py",),
+    "xformers": ("wm/nn/kernels.py",),
+    "flash_attn": ("wm/nn/kernels.py",),
+    "flash_attn_interface": ("wm/nn/kernels.py",),
+    "torch.nn.attention.flex_attention": ("wm/nn/kernels.py",),
     "tensorboard": ("wm/engine/metrics.py",),
     "torch.utils.tensorboard": ("wm/engine/metrics.py",),
     "pydantic": ("wm/config.py",),

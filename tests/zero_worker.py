@@ -33,6 +33,7 @@ FLOAT32 = LearnerConfig(
     learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, decay="cosine", average_decay=0.9, micro_batch_size=3
 )
 BFLOAT16 = dataclasses.replace(FLOAT32, precision="bfloat16")
+MUON = dataclasses.replace(FLOAT32, optimizer="muon", decay="wsd")
 
 
 class Net(nn.Module):
@@ -192,6 +193,29 @@ def other_stage(stage: int, world: World, folder: Path) -> None:
         train(learner, world, num_steps, 6)
         train(other, world, num_steps, 6)
         assert largest_difference(state(learner), state(other)) <= 1e-6
+
+
+def muon(stage: int, world: World, folder: Path) -> None:
+    """Partitions cut through matrices, and Muon's step needs them whole: the same as in one process, resumed or not.
+
+    In bfloat16 the orthogonalised step turns roundings of the gradient into changes of the size of the learning rate.
+    """
+    learner, reference = make(MUON, stage, world), local(MUON)
+    train(learner, world, 0, 3)
+    place = folder / f"muon-{world.world_size}-{stage}"
+    save(learner, place, world)
+    again = make(MUON, (stage + 1) % 4, world, seed=1)
+    again.load(place)
+    train(again, world, 3, NUM_STEPS)
+    train(learner, world, 3, NUM_STEPS)
+    train(reference, World.single(), 0, NUM_STEPS)
+    assert largest_difference(learner.weights(), reference.weights()) <= 1e-5
+    assert largest_difference(again.weights(), reference.weights()) <= 1e-5
+    low = dataclasses.replace(MUON, precision="bfloat16")
+    learner, reference = make(low, stage, world), local(low)
+    train(learner, world, 0, 5)
+    train(reference, World.single(), 0, 5)
+    assert largest_difference(learner.weights(), reference.weights()) <= 5e-2
 
 
 def other_world(stage: int, world: World, folder: Path) -> None:
@@ -354,8 +378,18 @@ def whole_run(stage: int, world: World, folder: Path) -> None:
 
 
 Check = Callable[[int, World, Path], None]
-TWO_RANKS: tuple[Check, ...] = (parity, bfloat16_parity, average, resume, other_stage, skip, two_learners, whole_run)
-ONE_RANK: tuple[Check, ...] = (parity, resume, skip, other_world)
+TWO_RANKS: tuple[Check, ...] = (
+    parity,
+    bfloat16_parity,
+    average,
+    resume,
+    other_stage,
+    skip,
+    two_learners,
+    muon,
+    whole_run,
+)
+ONE_RANK: tuple[Check, ...] = (parity, resume, skip, muon, other_world)
 
 
 def run(check: Check, stage: int, world: World, folder: Path) -> str:

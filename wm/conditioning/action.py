@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wm.batch import Action, ActionSpace, Given
 from wm.conditioning.condition import Condition
 from wm.config import config
+from wm.tags import tagged
 
 
 @config
@@ -61,7 +62,9 @@ class ActionConditioner(nn.Module):
                 nn.Conv2d(config.map_width, config.map_channels, 3, padding=1),
             )
         width = 3 * (len(space.buttons) + len(space.keys)) + len(space.axes) + 2 + 2
-        self.frames = nn.Sequential(nn.Linear(width, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.frames = nn.Sequential(
+            tagged(nn.Linear(width, hidden_size), hidden=False), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
         self.nothing = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, given: Given) -> Condition:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from wm.engine.posthoc import power_exponent, power_kind
+
 
 class Average:
     """`tensors` follow `masters` by average <- decay * average + (1 - decay) * master after every applied step.
@@ -23,6 +25,25 @@ class Average:
     def update(self, masters: Sequence[Tensor]) -> None:
         """One step towards `masters`, element by element, so a rank needs only what it owns."""
         torch._foreach_lerp_(self.tensors, [m.detach() for m in masters], 1.0 - self.decay)
+
+
+class PowerAverages:
+    """Averages whose weight of step tau grows as tau^gamma: one for each relative length (posthoc.py says what that is).
+
+    average(t) = beta average(t - 1) + (1 - beta) master, beta = (1 - 1/t)^(gamma + 1), t counted from 1 (Karras et al.
+    2024, arXiv:2312.02696, equation 2). From what checkpoints hold of two of them any other length can be had afterwards.
+    """
+
+    def __init__(self, masters: Sequence[Tensor], lengths: Sequence[float]):
+        self._exponents = {power_kind(length): power_exponent(length) for length in lengths}
+        self.tensors = {kind: [m.detach().clone().float() for m in masters] for kind in self._exponents}
+
+    @torch.no_grad()
+    def update(self, masters: Sequence[Tensor], step: int) -> None:
+        """Take in the masters after applied step number `step`, the first being 1."""
+        for kind, exponent in self._exponents.items():
+            kept = (1.0 - 1.0 / step) ** (exponent + 1.0)
+            torch._foreach_lerp_(self.tensors[kind], [m.detach() for m in masters], 1.0 - kept)
 
 
 @contextmanager

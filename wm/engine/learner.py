@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from wm.batch import Batch
 from wm.config import config
-from wm.engine.average import Average, swapped
+from wm.engine.average import Average, PowerAverages, swapped
+from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
+from wm.engine.posthoc import power_exponent
 from wm.engine.protocols import Loss, Metrics
-from wm.engine.update import MetricMeans, StepCount, micro_batches, parameter_groups, untrained, whole_state
+from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
 from wm.engine.world import World
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -27,27 +29,40 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @config
 class LearnerConfig:
-    """How one module is trained. AdamW (Loshchilov & Hutter 2019); weight decay only on tensors of two axes or more."""
+    """How one module is trained. AdamW (Loshchilov & Hutter 2019), or Muon for its hidden matrices and AdamW for the rest.
 
+    Weight decay is on tensors of two axes or more that are not tagged otherwise (wm/tags.py).
+    """
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
+    momentum: float = 0.95  # of Muon
     weight_decay: float = 0.0
     warmup_steps: int = 100  # the rate rises linearly from 1/warmup_steps
-    decay: Literal["constant", "linear", "cosine"] = "constant"
+    decay: Literal["constant", "linear", "cosine", "wsd"] = "constant"  # after the warm-up; wsd is constant, then falls
+    decay_share: float = 0.2  # of the run's steps, in which wsd falls
     final_learning_rate: float = 0.0  # where decay ends, as a fraction of learning_rate
     gradient_clip: float = 1.0  # largest global norm; 0 clips nothing
     precision: Literal["float32", "bfloat16"] = "float32"  # of module and gradient; masters and average are float32
     zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
     micro_batch_size: int = 0  # samples of one rank that go through at once; 0 is all
     average_decay: float = 0.999  # 0 keeps no average
+    average_lengths: tuple[
+        float, ...
+    ] = ()  # of power averages that checkpoints hold too, say 0.05, 0.1 (engine/posthoc.py)
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay {self.average_decay} must be in [0, 1); 0 keeps no average")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas {self.betas} must be in [0, 1)")
+        if not all(0 <= beta < 1 for beta in (*self.betas, self.momentum)):
+            raise ValueError(f"betas {self.betas} and momentum {self.momentum} must be in [0, 1)")
+        for length in self.average_lengths:
+            power_exponent(length)
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(f"decay_share {self.decay_share} must be in (0, 1]: it is a share of the run's steps")
         for name in ("weight_decay", "warmup_steps", "final_learning_rate", "gradient_clip", "micro_batch_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
@@ -58,10 +73,25 @@ def learning_rate(config: LearnerConfig, step: int, num_steps: int) -> float:
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.decay == "constant":
         return config.learning_rate * warmup
-    past = max(0, step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
-    left = 1.0 - min(1.0, past)
-    shape = left if config.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    whole = num_steps - config.warmup_steps
+    falling = min(whole, math.ceil(config.decay_share * num_steps)) if config.decay == "wsd" else whole
+    left = 1.0 - min(1.0, max(0, step - (num_steps - falling)) / max(1, falling))
+    # Cosine (Loshchilov & Hutter 2017); warm-up, stable, decay by 1 - sqrt (Hägele et al. 2024, arXiv:2405.18392, eq. 1).
+    shape = {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "wsd": 1.0 - math.sqrt(1.0 - left)}[
+        config.decay
+    ]
     return config.learning_rate * warmup * (config.final_learning_rate + (1.0 - config.final_learning_rate) * shape)
+
+
+def optimizer_settings(config: LearnerConfig) -> dict[str, Any]:
+    """What build_optimizer is told beside the parameters."""
+    return {
+        "muon": config.optimizer == "muon",
+        "rate": config.learning_rate,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+        "momentum": config.momentum,
+    }
 
 
 class _Group:
@@ -82,6 +112,14 @@ class _Group:
 
     def shaped(self, flat: Tensor) -> list[Tensor]:
         return [view.view(p.shape) for p, view in zip(self.parameters, self.split(flat), strict=True)]
+
+    def matrices(self) -> Iterator[Matrix]:
+        """Where the parameters, which have two axes, lie in the master."""
+        first = 0
+        for parameter in self.parameters:
+            rows, columns = parameter.shape
+            yield Matrix(self.master, first, 0, parameter.numel(), (rows, columns))
+            first += parameter.numel()
 
     def take_gradients(self) -> None:
         """Add what backward left in the parameters, in float32, and clear it there."""
@@ -108,16 +146,18 @@ class LocalLearner:
         for parameter in module.parameters():  # not the buffers: rotary tables lose their meaning in bfloat16
             parameter.data = parameter.data.to(DTYPES[config.precision])
         self._config, self._num_steps, self._world = config, num_steps, world
-        self._groups = [_Group(named, DTYPES[config.precision], world.device) for named in parameter_groups(module)]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": [g.master], "weight_decay": _decay_of(g, config)} for g in self._groups],
-            lr=config.learning_rate,
-            betas=config.betas,
-            fused=True,
+        kinds = parameter_groups(module, config.optimizer == "muon")
+        self._groups = [_Group(kind.named, DTYPES[config.precision], world.device) for kind in kinds]
+        self._optimizer = build_optimizer(
+            kinds, [[group.master] for group in self._groups], **optimizer_settings(config)
         )
+        if isinstance(self._optimizer, AdamWAndMuon):
+            of_muon = [group for group, kind in zip(self._groups, kinds, strict=True) if kind.muon]
+            self._optimizer.lay_out((matrix for group in of_muon for matrix in group.matrices()), None)
         self._average = (
             Average([g.master for g in self._groups], config.average_decay) if config.average_decay else None
         )
+        self._powers = PowerAverages([g.master for g in self._groups], config.average_lengths)
         self._count = StepCount()
 
     @property
@@ -173,6 +213,7 @@ class LocalLearner:
             group.publish()
         if self._average is not None:
             self._average.update([g.master for g in self._groups])
+        self._powers.update([g.master for g in self._groups], self._count.applied + 1)
         self._count.apply()
 
     @contextmanager
@@ -215,23 +256,11 @@ class LocalLearner:
     def _fragments(self) -> list[Fragment]:
         fragments: list[Fragment] = []
         for index, group in enumerate(self._groups):
-            flats = {"master": group.master, **self._moments(group)}
+            flats = {"master": group.master, **moments(self._optimizer, group.master)}
             if self._average is not None:
                 flats["average"] = self._average.tensors[index]
+            flats |= {kind: tensors[index] for kind, tensors in self._powers.tensors.items()}
             pieces = {kind: group.split(flat) for kind, flat in flats.items()}
             for i, (name, parameter) in enumerate(zip(group.names, group.parameters, strict=True)):
                 fragments.append(Fragment(name, parameter.numel(), 0, {kind: p[i] for kind, p in pieces.items()}))
         return fragments
-
-    def _moments(self, group: _Group) -> dict[str, Tensor]:
-        """AdamW's two moments, made (zero) where no step was taken yet, as AdamW itself would."""
-        state = self._optimizer.state[group.master]
-        if not state:
-            state["step"] = torch.zeros((), device=group.master.device)
-            state["exp_avg"] = torch.zeros_like(group.master)
-            state["exp_avg_sq"] = torch.zeros_like(group.master)
-        return {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
-
-
-def _decay_of(group: _Group, config: LearnerConfig) -> float:
-    return config.weight_decay if group.parameters[0].ndim >= 2 else 0.0

@@ -17,17 +17,6 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED_IN_A_ROW = 5
 
 
-def parameter_groups(module: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """Trainable parameters by name: those with weight decay (two axes or more), then the others; no empty group."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    if not named:
-        raise ValueError(
-            f"{type(module).__name__} has no parameter that requires a gradient; there is nothing to learn"
-        )
-    groups = [[item for item in named if item[1].ndim >= 2], [item for item in named if item[1].ndim < 2]]
-    return [group for group in groups if group]
-
-
 def untrained(module: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
     """The entries of the state_dict that no optimizer moves, live: buffers and frozen parameters."""
     moved = {id(p) for name, p in module.named_parameters() if name in trained}

@@ -21,11 +21,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wm.batch import Batch
-from wm.engine.average import Average
-from wm.engine.learner import LearnerConfig, learning_rate
+from wm.engine.average import Average, PowerAverages
+from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
+from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
 from wm.engine.protocols import Loss, Metrics
-from wm.engine.update import MetricMeans, StepCount, micro_batches, parameter_groups, untrained, whole_state
+from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
 from wm.engine.world import World, init_process_group
 from wm.engine.zero_masters import masters_of
 
@@ -51,6 +52,8 @@ def deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
             "allgather_bucket_size": 4 * REDUCE_BUCKET_ELEMENTS,
         },
     }
+    if config.optimizer == "muon":  # DeepSpeed knows AdamW itself; ours is held to LocalLearner at every stage
+        tree["zero_allow_untested_optimizer"] = True
     if config.precision == "bfloat16":
         tree["bf16"] = {"enabled": True, "check_grad_overflow": True}
         tree["data_types"] = {"grad_accum_dtype": "bf16" if zero_stage == 0 else "fp32"}
@@ -72,19 +75,13 @@ class ZeroLearner:
         if not dist.is_initialized():
             init_process_group(world.device, world.rank, world.world_size)
         self._config, self._num_steps, self._world = config, num_steps, world
-        groups = parameter_groups(module)
-        names = {id(p): name for group in groups for name, p in group}
+        groups = parameter_groups(module, config.optimizer == "muon")
+        names = {id(p): name for group in groups for name, p in group.named}
         for parameter in module.parameters():
             parameter.data = parameter.data.contiguous()  # checkpoints hold slices of the flattened parameter
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for _, p in group], "weight_decay": config.weight_decay if group[0][1].ndim >= 2 else 0.0}
-                for group in groups
-            ],
-            lr=0.0,  # set by every update; at ZeRO 0 in bfloat16 DeepSpeed takes a step of its own when it begins
-            betas=config.betas,
-            fused=True,
-        )
+        # The rate is set by every update; at ZeRO 0 in bfloat16 DeepSpeed takes a step of its own when it begins.
+        settings = optimizer_settings(config) | {"rate": 0.0}
+        optimizer = build_optimizer(groups, [[p for _, p in group.named] for group in groups], **settings)
         with _quietly():
             self._engine, _, _, _ = deepspeed.initialize(
                 model=module, optimizer=optimizer, config=deepspeed_config(config, world.world_size)
@@ -92,10 +89,15 @@ class ZeroLearner:
         optimizer.state.clear()
         self._optimizer = optimizer
         self._masters = masters_of(self._engine, names, world, deepspeed)
+        if isinstance(optimizer, AdamWAndMuon):
+            hidden = {name for group in groups if group.muon for name, _ in group.named}
+            sums = world.world_size > 1 and self._masters.partitioned
+            optimizer.lay_out(self._matrices(hidden), dist.all_reduce if sums else None)
         if world.world_size == 1 and self._masters.reduced_by_engine:
             self._engine.enable_backward_allreduce = False  # it would flatten and copy all gradients for nobody
         flats = self._masters.flats
         self._average = Average(flats, config.average_decay) if config.average_decay else None
+        self._powers = PowerAverages(flats, config.average_lengths)
         self._count = StepCount()
 
     @property
@@ -118,6 +120,7 @@ class ZeroLearner:
         if norm is not None:
             if self._average is not None:
                 self._average.update(self._masters.flats)
+            self._powers.update(self._masters.flats, self._count.applied + 1)
             self._count.apply()
         else:
             self._count.skip(batch, means.own_loss(), float("nan"), self._world)
@@ -212,21 +215,22 @@ class ZeroLearner:
         fragments = []
         for place in self._masters.places:
             flat = self._masters.flats[place.flat]
-            tensors = {"master": flat.detach(), **self._moments(flat)}
+            tensors = {"master": flat.detach(), **moments(self._optimizer, flat)}
             if self._average is not None:
                 tensors["average"] = self._average.tensors[place.flat]
+            tensors |= {kind: kept[place.flat] for kind, kept in self._powers.tensors.items()}
             owned = {kind: t.reshape(-1).narrow(0, place.offset, place.size) for kind, t in tensors.items()}
             fragments.append(Fragment(place.name, place.numel, place.start, owned))
         return fragments
 
-    def _moments(self, flat: Tensor) -> dict[str, Tensor]:
-        """AdamW's two moments, made (zero) where no step was taken yet, as AdamW itself would."""
-        state = self._optimizer.state[flat]
-        if not state:
-            state["step"] = torch.zeros((), device=flat.device)
-            state["exp_avg"] = torch.zeros_like(flat)
-            state["exp_avg_sq"] = torch.zeros_like(flat)
-        return {"exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+    def _matrices(self, hidden: set[str]) -> Iterator[Matrix]:
+        """Where this rank keeps its parts of the parameters named in `hidden`, which have two axes."""
+        shapes = {name: _shape(p) for name, p in self.module.named_parameters()}
+        for place in self._masters.places:
+            if place.name in hidden:
+                rows, columns = shapes[place.name]
+                flat = self._masters.flats[place.flat]
+                yield Matrix(flat, place.offset, place.start, place.size, (rows, columns))
 
 
 def _shape(parameter: Any) -> torch.Size:

@@ -91,9 +91,11 @@ def _of_unfused(optimizer: Any, names: Mapping[int, str]) -> Masters:
 
 def _of_stages_1_and_2(engine: Any, names: Mapping[int, str]) -> Masters:
     optimizer = engine.optimizer
+    lows = optimizer.bf16_groups if type(optimizer).__name__ == "BF16_Optimizer" else optimizer.bit16_groups
+    flat_of = {id(p): i for i, group in enumerate(lows) for p in group}
     return Masters(
         flats=[group["params"][0] for group in optimizer.optimizer.param_groups],
-        places=[_linked(names[id(p)], p) for p in engine.module.parameters() if id(p) in names],
+        places=[_linked(names[id(p)], p, flat_of[id(p)]) for p in engine.module.parameters() if id(p) in names],
         partitioned=True,
         reduced_by_engine=type(optimizer).__name__ == "BF16_Optimizer",
         publish=optimizer.update_lp_params,
@@ -137,11 +139,11 @@ def _whole(name: str, parameter: nn.Parameter, flat: int) -> Place:
     return Place(name, parameter.numel(), flat, 0, 0, parameter.numel())
 
 
-def _linked(name: str, parameter: Any) -> Place:
+def _linked(name: str, parameter: Any, flat: int) -> Place:
     """Where the optimizers of stages 1 and 2 keep what this rank owns of a parameter."""
     link = parameter._hp_mapping
     if link is None:
-        return Place(name, parameter.numel(), 0, 0, 0, 0)
+        return Place(name, parameter.numel(), flat, 0, 0, 0)
     address = link.get_hp_fragment_address()
     start = link.lp_fragment_address.start
-    return Place(name, parameter.numel(), link.param_group_index, address.start, start, address.numel)
+    return Place(name, parameter.numel(), flat, address.start, start, address.numel)

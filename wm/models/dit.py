@@ -124,7 +124,7 @@ class DiTConfig:
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
     carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
-    attention: Literal["auto", "plain", "sdpa", "xformers"] = "auto"
+    attention: Literal["auto", "plain", "sdpa", "flex", "xformers", "flash"] = "auto"
 
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm.tags import tagged
+
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Normalised `x` (..., D), scaled and shifted: adaLN (Peebles & Xie 2023, section 3.2)."""
@@ -48,7 +50,9 @@ class LevelEmbedding(nn.Module):
         super().__init__()
         self.num_frequencies = num_frequencies
         self.layers = nn.Sequential(
-            nn.Linear(2 * num_frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+            tagged(nn.Linear(2 * num_frequencies, hidden_size), hidden=False),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
         )
 
     def forward(self, t: Tensor) -> Tensor:
@@ -60,7 +64,7 @@ class LevelEmbedding(nn.Module):
 
 
 def zero_initialised(layer: nn.Linear) -> nn.Linear:
-    """`layer` with weight and bias zero: a branch that starts as no change."""
+    """`layer` with weight and bias zero: a branch that starts as no change. Tagged as an output, whose step is AdamW's."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    return layer
+    return tagged(layer, hidden=False)

@@ -1,0 +1,158 @@
+"""The optimizers behind both learners: AdamW, and Muon for hidden matrices with AdamW for the rest.
+
+Learners keep weights as flat tensors, of which a rank may own a part that begins in the middle of a matrix. Momentum is
+element by element and stays so; only for the step is a matrix made whole, by one sum over ranks.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wm.tags import decays, is_hidden_matrix
+
+# Quintic Newton-Schulz whose slope at 0 is as large as it can be (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trainable parameters that are treated alike, by name."""
+
+    named: list[tuple[str, nn.Parameter]]
+    decays: bool
+    muon: bool
+
+
+def parameter_groups(module: nn.Module, muon: bool = False) -> list[ParameterGroup]:
+    """Hidden matrices where `muon`, then what has weight decay, then what has not (wm/tags.py); no empty group."""
+    kinds: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            kinds[muon and is_hidden_matrix(parameter), decays(parameter)].append((name, parameter))
+    if not kinds:
+        raise ValueError(
+            f"{type(module).__name__} has no parameter that requires a gradient; there is nothing to learn"
+        )
+    return [ParameterGroup(named, decay, of_muon) for (of_muon, decay), named in sorted(kinds.items(), reverse=True)]
+
+
+class Matrix(NamedTuple):
+    """Where a rank keeps its part of a hidden matrix: elements [start, start + size), at `offset` of `flat`."""
+
+    flat: Tensor
+    offset: int
+    start: int
+    size: int
+    shape: tuple[int, int]
+
+
+class AdamWAndMuon(torch.optim.AdamW):
+    """AdamW, and in groups with `muon` Muon with Nesterov momentum.
+
+    A step of Muon is 0.2 sqrt(max(rows, columns)) times the orthogonalised momentum, whose root mean square is that of an
+    AdamW step, so one learning rate and one weight decay serve both (Liu et al. 2025, arXiv:2502.16982, equation 4).
+    Until `lay_out` said where the matrices lie, groups with `muon` do not move: DeepSpeed steps while it is set up.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], *, momentum: float, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self._momentum = momentum
+        self._matrices: dict[int, list[Matrix]] = {}
+        self._sum_over_ranks: Callable[[Tensor], None] | None = None
+
+    def lay_out(self, matrices: Iterable[Matrix], sum_over_ranks: Callable[[Tensor], None] | None) -> None:
+        """Say where the matrices lie, in the same order on all ranks; None where each rank has all of them."""
+        self._matrices.clear()
+        for matrix in matrices:
+            self._matrices.setdefault(id(matrix.flat), []).append(matrix)
+        self._sum_over_ranks = sum_over_ranks
+
+    def has_matrices(self, flat: Tensor) -> bool:
+        return id(flat) in self._matrices
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        assert closure is None, "the loss was taken before"
+        groups = self.param_groups
+        try:
+            self.param_groups = [group for group in groups if not group["muon"]]
+            super().step()
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            for flat in group["params"] if group["muon"] else ():
+                if flat.grad is not None and self.has_matrices(flat):
+                    self._step_muon(flat, group["lr"], group["weight_decay"])
+
+    def _step_muon(self, flat: Tensor, rate: float, weight_decay: float) -> None:
+        gradient, momentum = flat.grad.reshape(-1), moments(self, flat)["momentum"].view(-1)
+        momentum.mul_(self._momentum).add_(gradient)
+        wanted = gradient.add(momentum, alpha=self._momentum)
+        for matrix in self._matrices[id(flat)]:
+            whole = self._whole(matrix, wanted)
+            if not matrix.size:
+                continue
+            change = orthogonalised(whole).reshape(-1)[matrix.start : matrix.start + matrix.size]
+            owned = flat.view(-1)[matrix.offset : matrix.offset + matrix.size]
+            owned.mul_(1 - rate * weight_decay).sub_(change, alpha=rate * 0.2 * max(matrix.shape) ** 0.5)
+
+    def _whole(self, matrix: Matrix, values: Tensor) -> Tensor:
+        owned = values[matrix.offset : matrix.offset + matrix.size]
+        if self._sum_over_ranks is None:
+            return owned.view(matrix.shape)
+        whole = values.new_zeros(matrix.shape[0] * matrix.shape[1])
+        whole[matrix.start : matrix.start + matrix.size] = owned
+        self._sum_over_ranks(whole)
+        return whole.view(matrix.shape)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """U V^T of `matrix` = U S V^T, nearly: singular values between 0.7 and 1.2; zero stays zero.
+
+    In bfloat16 on a GPU, which the iteration bears; in float32 elsewhere.
+    """
+    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp_min(1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+def build_optimizer(
+    groups: Sequence[ParameterGroup],
+    tensors: Sequence[Sequence[Tensor]],  # what is stepped on, by group
+    *,
+    muon: bool,
+    rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    momentum: float,
+) -> torch.optim.AdamW:
+    """AdamW over `tensors`, or AdamWAndMuon, which waits for `lay_out`."""
+    trees = [
+        {"params": list(of_group), "weight_decay": weight_decay if group.decays else 0.0, "muon": group.muon}
+        for group, of_group in zip(groups, tensors, strict=True)
+    ]
+    if muon:
+        return AdamWAndMuon(trees, momentum=momentum, lr=rate, betas=betas, fused=True)
+    return torch.optim.AdamW(trees, lr=rate, betas=betas, fused=True)
+
+
+def moments(optimizer: torch.optim.AdamW, flat: Tensor) -> dict[str, Tensor]:
+    """What the optimizer remembers of `flat`, made (zero) where no step was taken yet, as it would itself."""
+    by_muon = isinstance(optimizer, AdamWAndMuon) and optimizer.has_matrices(flat)
+    kinds = ("momentum",) if by_muon else ("exp_avg", "exp_avg_sq")
+    state = optimizer.state[flat]
+    if not state:
+        state["step"] = torch.zeros((), device=flat.device)
+        state.update({kind: torch.zeros_like(flat) for kind in kinds})
+    return {kind: state[kind] for kind in kinds}
