@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import stage_state
+from launch.captions import caption_units, judge_captions
 from launch.exporting import write_artifact
 from launch.latents import make_latents
 from launch.measuring import make_measurements, units
@@ -19,6 +20,7 @@ from launch.stage_state import DATASET, RESULT
 from wm.config import ConfigError, dump
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.evaluate import EvaluateConfig
+from wm.stages.evaluate_captions import EvaluateCaptionsConfig
 from wm.stages.export import ExportConfig
 
 # Which stage file makes what a stage may find missing; latents and recordings are datasets, the others have weights.
@@ -86,6 +88,9 @@ def describe(run: RunConfig) -> str:
         return "the tokenizer turns the recordings into latents"
     if isinstance(stage, EvaluateConfig):
         return f"{', '.join(f'{m}@{n}' if n else m for m, n in units(stage))} on held-out recordings"
+    if isinstance(stage, EvaluateCaptionsConfig):
+        models = ", ".join(f"{m}@{n}" if n else m for m, n in caption_units(stage))
+        return f"{models}: {stage.num_clips} clips from held-out captions"
     if isinstance(stage, ExportConfig):
         return "student and tokenizer become one folder that plays by itself"
     data, loop = run.parts()
@@ -99,6 +104,8 @@ def _num_tasks(run: RunConfig, root: Path) -> int:
         return sum(len(stage.tasks(split)) for split in SPLITS)
     if isinstance(stage, EncodeLatentsConfig):
         return len(json.loads((root / run.source / DATASET).read_text())["shards"])
+    if isinstance(stage, EvaluateCaptionsConfig):
+        return len(caption_units(stage))
     return len(units(stage)) if isinstance(stage, EvaluateConfig) else 1
 
 
@@ -110,6 +117,8 @@ def _make(run: RunConfig, root: Path, folder: Path, runtime: Runtime, on_done: C
         return make_latents(stage, root, root / run.source, folder, *place)
     if isinstance(stage, EvaluateConfig):
         return make_measurements(stage, root, folder, run.seed, *place)
+    if isinstance(stage, EvaluateCaptionsConfig):
+        return judge_captions(stage, root, folder, run.seed, *place)
     assert isinstance(stage, ExportConfig)
     return write_artifact(stage, root, root / run.source, root / "artifact")
 

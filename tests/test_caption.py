@@ -94,7 +94,7 @@ def test_a_denoiser_reads_its_text_and_only_its_own(config: DenoiserConfig) -> N
 
 
 def test_text_goes_with_a_model_that_reads_it() -> None:
-    with pytest.raises(ConfigError, match="conditioner text and .* none do not fit"):
+    with pytest.raises(ConfigError, match=r"conditioner text and .* none do not fit"):
         from_dict(DenoiserConfig, {"conditioner": {"kind": "text"}})
     with pytest.raises(ConfigError, match=r"set dit\.text=none"):
         from_dict(DenoiserConfig, {"dit": {"text": "cross"}})
