@@ -14,6 +14,7 @@ from tools.draw import draw, main
 from wm import artifact
 from wm.batch import Action
 from wm.rollout import WorldSession
+from wm.stages.export import model_card
 
 CAPTION = "a red circle"
 
@@ -75,6 +76,8 @@ def test_what_cannot_be_drawn_is_said_in_a_line(
     assert not out.exists()
 
 
-def test_a_model_that_reads_no_text_is_refused() -> None:
+def test_a_model_that_reads_no_text_is_refused_and_its_card_says_how_it_is_used() -> None:
+    assert "tools.draw FOLDER TEXT" in model_card(speaking())
+    assert "tools.rollout FOLDER" in model_card(world())
     with pytest.raises(ValueError, match=r"reads no text: play it with .*tools\.rollout"):
         draw(world(), CAPTION)
