@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out.suffix != ".mp4":
             raise ValueError(f"--out {options.out} is not an .mp4 file")
-        if min(options.frames, options.enlarge) < 1:
+        if options.enlarge < 1 or (options.frames is not None and options.frames < 1):
             raise ValueError("--frames and --enlarge are at least 1")
         world = load(options.artifact, options.device)
         clip = draw(world, options.text, options.model, options.steps, options.guidance, options.frames, options.seed)
@@ -47,7 +47,7 @@ def draw(
     model: str = "student",
     num_steps: int | None = None,  # None: as many as the model takes by itself
     guidance: float | None = None,  # scale of the text; None: the model's own
-    num_frames: int = 8,
+    num_frames: int | None = None,  # None: as many as the model attends to
     seed: int = 0,
 ) -> np.ndarray:
     """The clip (num_frames, H, W, 3) uint8 that a model of `world` makes of `text`; ValueError where it reads none."""
@@ -63,7 +63,9 @@ def draw(
     session = WorldSession(world, model=model, num_steps=num_steps, seed=seed)
     session.begin((text,))
     idle = Action.idle(card.shape.action_space, 1, 1)
-    return np.stack([session.step(idle)[0].permute(1, 2, 0).numpy() for _ in range(num_frames)])
+    return np.stack(
+        [session.step(idle)[0].permute(1, 2, 0).numpy() for _ in range(num_frames or card.denoiser.dit.window)]
+    )
 
 
 def _save(clip: np.ndarray, path: Path, enlarge: int, fps: float) -> None:
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("artifact", type=Path, help="folder that the export stage wrote")
     parser.add_argument("text", help="what the clip shows, as the captions that the model was trained on say it")
     parser.add_argument("--out", type=Path, required=True, metavar="CLIP.mp4", help="the clip to write, lossless")
-    parser.add_argument("--frames", type=int, default=8, help="of the clip (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="of the clip (default: as many as the model attends to)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws another clip of the same text")
     parser.add_argument("--model", default="student", help="student, or teacher where the artifact has one")
     parser.add_argument("--steps", type=int, help="model calls a frame (default: the model's own)")
