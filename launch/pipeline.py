@@ -20,6 +20,7 @@ from launch.run_config import RunConfig, load_run
 from launch.runtime import Runtime
 from launch.stages import describe, run_stage
 from wm.config import ConfigError
+from wm.stages.evaluate_captions import EvaluateCaptionsConfig
 
 ORDER = ("record", "vae", "encode", "dit", "distill", "evaluate", "export")
 
@@ -89,7 +90,7 @@ def run_pipeline(arguments: argparse.Namespace, command: str) -> int:
                 print(f"stopped; what is finished stays. Go on with: {command}")
                 return INTERRUPTED
             write_report(root, {step.name: step.run for step in steps})
-    _show_end(root)
+    _show_end(root, any(isinstance(step.run.stage, EvaluateCaptionsConfig) for step in steps))
     return OK
 
 
@@ -120,15 +121,20 @@ def _set_aside(steps: Sequence[Step], root: Path, first: str | None) -> None:
             print(f"{step.name}: the old one is kept in {stage_state.move_aside(root, step.folder)}", flush=True)
 
 
-def _show_end(root: Path) -> None:
-    """Where everything is, and the command to play."""
+def _show_end(root: Path, from_text: bool) -> None:
+    """Where everything is, and the command to play, or to draw from a text."""
     report, artifact = root / "report" / "report.html", root / "artifact"
     if report.exists():
         print(f"report       {report}")
     print(f"TensorBoard  tensorboard --logdir {root}")
     if artifact.exists():
         print(f"artifact     {artifact}")
-        print(f"play         python -m tools.rollout {artifact}")
+        if from_text:
+            print(
+                f'draw         python -m tools.draw {artifact} "a red circle moves left behind a green square" --out clip.mp4'
+            )
+        else:
+            print(f"play         python -m tools.rollout {artifact}")
 
 
 if __name__ == "__main__":

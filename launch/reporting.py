@@ -2,26 +2,32 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from launch import stage_state
 from launch.run_config import RunConfig
 from launch.stage_state import RESULT
 from wm.config import to_dict
-from wm.stages import report
+from wm.stages.caption_report import write_caption_report
 from wm.stages.evaluate import EvaluateConfig
+from wm.stages.evaluate_captions import EvaluateCaptionsConfig
+from wm.stages.report import write_report as write_world_report
 
 
 def write_report(root: Path, runs: Mapping[str, RunConfig]) -> None:
     """`root`/report from the evaluation among `runs`, stages by name; nothing where none is finished yet."""
     for run in runs.values():
-        folder = run.output(root)
-        if isinstance(run.stage, EvaluateConfig) and (folder / RESULT).exists():
-            report.write_report(
-                root / "report",
-                evaluation=folder,
-                config=run.stage,
-                timing=stage_state.timing([(name, each.output(root)) for name, each in runs.items()]),
-                world=root.name,
-                seed=run.seed,
-                settings={name: to_dict(each) for name, each in runs.items()},
-            )
+        folder, stage = run.output(root), run.stage
+        if not isinstance(stage, EvaluateConfig | EvaluateCaptionsConfig) or not (folder / RESULT).exists():
+            continue
+        about: dict[str, Any] = {
+            "evaluation": folder,
+            "timing": stage_state.timing([(name, each.output(root)) for name, each in runs.items()]),
+            "world": root.name,
+            "seed": run.seed,
+            "settings": {name: to_dict(each) for name, each in runs.items()},
+        }
+        if isinstance(stage, EvaluateConfig):
+            write_world_report(root / "report", config=stage, **about)
+        else:
+            write_caption_report(root / "report", config=stage, **about)

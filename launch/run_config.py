@@ -14,12 +14,14 @@ from wm.engine.loop import LoopConfig
 from wm.stages.distill import DistillConfig
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.evaluate import EvaluateConfig
+from wm.stages.evaluate_captions import EvaluateCaptionsConfig
 from wm.stages.export import ExportConfig
 from wm.stages.train_dit import TrainDiTConfig
 from wm.stages.train_vae import TrainVAEConfig
 
 TrainingConfig = TrainVAEConfig | TrainDiTConfig | DistillConfig
-StageConfig = Annotated[RecordConfig | TrainingConfig | EncodeLatentsConfig | EvaluateConfig | ExportConfig, Kind]
+MeasuringConfig = EvaluateConfig | EvaluateCaptionsConfig
+StageConfig = Annotated[RecordConfig | TrainingConfig | EncodeLatentsConfig | MeasuringConfig | ExportConfig, Kind]
 
 # Where a stage writes, under the root of its world, when its file does not say.
 FOLDERS: Mapping[str, str] = {
@@ -29,6 +31,7 @@ FOLDERS: Mapping[str, str] = {
     "train_dit": "dit",
     "distill": "distill",
     "evaluate": "evaluate",
+    "evaluate_captions": "evaluate",
     "export": "export",  # its notes; the world itself is in artifact/
 }
 RECORDINGS: Mapping[str, str] = {"encode_latents": "recordings/train", "export": "recordings/heldout"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import stage_state
+from launch.captions import caption_units, judge_captions
 from launch.exporting import write_artifact
 from launch.latents import make_latents
 from launch.linting import look
@@ -20,6 +21,7 @@ from wm.config import ConfigError, dump
 from wm.durable import write_text
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.evaluate import EvaluateConfig
+from wm.stages.evaluate_captions import EvaluateCaptionsConfig
 from wm.stages.export import ExportConfig
 
 # Which stage file makes what a stage may find missing; latents and recordings are datasets, the others have weights.
@@ -91,6 +93,9 @@ def describe(run: RunConfig) -> str:
         return "the tokenizer turns the recordings into latents"
     if isinstance(stage, EvaluateConfig):
         return f"{', '.join(f'{m}@{n}' if n else m for m, n in stage.all_units())} on held-out recordings"
+    if isinstance(stage, EvaluateCaptionsConfig):
+        models = ", ".join(f"{m}@{n}" if n else m for m, n in caption_units(stage))
+        return f"{models}: {stage.num_clips} clips from held-out captions"
     if isinstance(stage, ExportConfig):
         return "student and tokenizer become one folder that plays by itself"
     data, loop = run.parts()
@@ -104,6 +109,8 @@ def _num_tasks(run: RunConfig, root: Path) -> int:
         return sum(len(stage.tasks(split)) for split in SPLITS)
     if isinstance(stage, EncodeLatentsConfig):
         return len(json.loads((root / run.source / DATASET).read_text())["shards"])
+    if isinstance(stage, EvaluateCaptionsConfig):
+        return len(caption_units(stage))
     return len(stage.all_units()) if isinstance(stage, EvaluateConfig) else 1
 
 
@@ -115,5 +122,7 @@ def _make(run: RunConfig, root: Path, folder: Path, runtime: Runtime, on_done: C
         return make_latents(stage, root, root / run.source, folder, *place)
     if isinstance(stage, EvaluateConfig):
         return make_measurements(stage, root, folder, run.seed, *place)
+    if isinstance(stage, EvaluateCaptionsConfig):
+        return judge_captions(stage, root, folder, run.seed, *place)
     assert isinstance(stage, ExportConfig)
     return write_artifact(stage, root, root / run.source, root / "artifact")

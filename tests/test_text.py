@@ -1,6 +1,7 @@
 """Text encoders: what transformers computes from the same folder, whatever the padding; frozen, and never downloaded."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,29 @@ def test_captions_differ_and_their_order_in_the_batch_does_not_matter(tmp_path: 
     forth, back = encoder(CAPTIONS).tokens.clone(), encoder(CAPTIONS[::-1]).tokens
     torch.testing.assert_close(forth, back.flip(0))
     assert (forth[0] - forth[3]).abs().max() > 0.01
-    assert encoder(CAPTIONS[::-1]).tokens is back, "the same captions again cost nothing"
+
+
+@pytest.mark.parametrize("remembered", [0, 2, 256])
+def test_what_is_remembered_is_what_is_encoded(remembered: int, tmp_path: Path) -> None:
+    folder = save("byt5", tmp_path / "byt5")
+    encoder = settings("byt5", folder, remembered=remembered).build()
+    wanted = settings("byt5", folder, remembered=0).build()(CAPTIONS)
+    with torch.inference_mode():  # as a rollout does; a training may be next
+        encoder(CAPTIONS)
+    torch.nn.Linear(WIDTH, 3)(encoder(CAPTIONS).tokens).sum().backward()
+    for _ in range(2):
+        found = encoder((*CAPTIONS, CAPTIONS[0]))
+        torch.testing.assert_close(found.tokens[:-1], wanted.tokens)
+        assert torch.equal(found.tokens[-1], found.tokens[0])
+        assert torch.equal(found.mask[:-1], wanted.mask)
+    encoder._loaded = None
+    shutil.rmtree(folder)  # now only what is remembered can be had
+    for caption in list(encoder._known):
+        torch.testing.assert_close(encoder((caption,)).tokens[0], wanted.tokens[CAPTIONS.index(caption)])
+    if remembered < len(CAPTIONS):
+        with pytest.raises(ValueError, match="found no config"):
+            encoder(CAPTIONS)
+    assert len(encoder._known) <= remembered
 
 
 def test_a_missing_folder_is_named_and_nothing_is_downloaded(tmp_path: Path) -> None:

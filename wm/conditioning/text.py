@@ -36,6 +36,7 @@ class PretrainedTextConfig:
     width: int  # of its vectors: 768 for CLIP ViT-L, 4096 for T5-XXL; checked when it is loaded
     max_tokens: int = 77
     precision: Literal["float32", "bfloat16"] = "float32"  # of the encoder, whatever the denoiser has
+    remembered: int = 256  # captions whose tokens are kept in memory, the newest ones: known ones cost no encoding
 
     def build(self) -> "PretrainedText":
         return PretrainedText(self)
@@ -110,15 +111,22 @@ class PretrainedText:
     def __init__(self, config: PretrainedTextConfig) -> None:
         self.config, self.width = config, config.width
         self._loaded: tuple[Any, nn.Module] | None = None
-        self._last: tuple[tuple[str, ...], TextTokens] | None = None
+        self._known: dict[str, TextTokens] = {}  # of one caption each, without the axis B; the oldest first
 
+    # Not in inference mode, even where a rollout is: what is remembered of it may be trained with next.
+    @torch.inference_mode(mode=False)
     @torch.no_grad()
     def __call__(self, captions: Sequence[str], device: torch.device | str = "cpu") -> TextTokens:
-        captions = tuple(captions)
-        # A rollout asks with the same captions for each of its frames.
-        if self._last is None or self._last[0] != captions or self._last[1].tokens.device != torch.device(device):
-            self._last = captions, self._encoded(captions, device)
-        return self._last[1]
+        # A rollout asks for the same captions with each of its frames, a training in each of its epochs.
+        unknown = tuple(caption for caption in dict.fromkeys(captions) if caption not in self._known)
+        found = dict(self._known)
+        if unknown:
+            encoded = self._encoded(unknown, device)
+            found.update((c, TextTokens(*one)) for c, *one in zip(unknown, *encoded, strict=True))
+            kept = list(found.items())[max(0, len(found) - self.config.remembered) :]
+            self._known = dict(kept)
+        tokens, mask = zip(*(found[caption] for caption in captions), strict=True)
+        return TextTokens(torch.stack(tokens).to(device), torch.stack(mask).to(device))
 
     def _encoded(self, captions: tuple[str, ...], device: torch.device | str) -> TextTokens:
         if self._loaded is None:

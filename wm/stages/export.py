@@ -8,6 +8,7 @@ import torch
 
 from wm import artifact
 from wm.artifact import Start, World
+from wm.conditioning.caption import TextConditionerConfig
 from wm.config import config
 from wm.stages.context import DatasetFacts
 
@@ -61,18 +62,22 @@ def model_card(world: World) -> str:
     space = manifest.action_space
     parameters = sum(p.numel() for p in world.models["student"].parameters())
     keys = ", ".join(space.keys) or "none"
+    if isinstance(student.denoiser.conditioner, TextConditionerConfig):
+        what, use = "A model that draws clips", "Draw a clip:\n\n    python -m tools.draw FOLDER TEXT --out clip.mp4"
+        given = "a text" + (", the mouse and the keyboard" if student.denoiser.conditioner.action else "")
+    else:
+        what, use = "A world model that draws the next screen", "Play it:\n\n    python -m tools.rollout FOLDER"
+        given = "the mouse and the keyboard"
     return f"""# {manifest.world}
 
-A world model that draws the next screen of `{manifest.world}` from the mouse and the keyboard.
+{what} of `{manifest.world}` from {given}.
 
 - screen: {manifest.width}x{manifest.height} pixels, {manifest.fps:g} frames a second
 - student: {parameters:,} parameters, {student.num_steps} model calls a frame ({student.sampler.kind})
 - controls: pointer {space.pointer}; buttons {", ".join(space.buttons) or "none"}; keys {keys}
 - memory: {student.denoiser.dit.window} frames
 
-Play it:
-
-    python -m tools.rollout FOLDER
+{use}
 
 It imitates what it was shown. It is no emulator: what it draws can be wrong, and nothing it shows is a record of anything.
 Weights are safetensors; `manifest.yaml` holds their hashes, the controls, the statistics of the latents and the step schedule.
