@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 
 import ray
 
-from launch.entry import OK, guarded
-from launch.runtime import StageError
+from launch.entry import OK, StageError, guarded
 from wm.config import ConfigError
 
 

@@ -135,7 +135,7 @@ def denoiser(
         x = torch.zeros(1, frames, shape.channels, shape.rows, shape.columns, device=META)
         t = torch.zeros(1, frames, device=META)
         given = Given(action=Action.idle(facts.action_space, 1, frames).to(META))
-        made: Tensor = module(x, t, Past.of(x, t), given)
+        made: Tensor = module(x, t, Past.of(x, t, x), given)
         return made
 
     return module, forward

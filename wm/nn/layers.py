@@ -67,4 +67,5 @@ def zero_initialised(layer: nn.Linear) -> nn.Linear:
     """`layer` with weight and bias zero: a branch that starts as no change. Tagged as an output, whose step is AdamW's."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    return tagged(layer, hidden=False)
+    tagged(layer, hidden=False)
+    return layer
