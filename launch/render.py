@@ -33,7 +33,7 @@ class Target:
 
     values: dict[str, Any]  # what the templates read
     files: dict[str, str]  # template: the file that it becomes
-    command: str  # that uses them
+    command: str  # that takes the first of them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         "--root", help="folder of the outputs, the same on all nodes; default runs/WORLD (slurm), /shared/WORLD"
     )
     parser.add_argument("--name", help="of the job; default wm-<config>")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder to write to; default the current one")
+    parser.add_argument("--out", type=Path, default=Path("cluster"), help="folder to write to; default cluster")
     parser.add_argument("--hours", type=int, default=24, help="limit of the run's time")
     parser.add_argument("--wait", type=int, default=600, help="seconds in which all nodes must join")
     parser.add_argument("--notice", type=int, default=300, help="seconds before the limit to save and stop")
@@ -84,7 +84,7 @@ def write(arguments: argparse.Namespace) -> int:
         path = arguments.out / name
         path.write_text(render(template, target.values))
         print(f"wrote {path}")
-    print(f"next: {target.command}")
+    print(f"next: {target.command} {arguments.out / next(iter(target.files.values()))}")
     return OK
 
 
@@ -179,15 +179,14 @@ def _name(text: str) -> str:
 
 def _slurm(arguments: argparse.Namespace, values: dict[str, Any]) -> Target:
     own = {"python": arguments.python, "partition": arguments.partition, "requeue_code": REQUEUE}
-    file = f"{values['name']}.sbatch"
-    return Target(values | own, {"slurm.sbatch": file}, f"sbatch {file}")
+    return Target(values | own, {"slurm.sbatch": f"{values['name']}.sbatch"}, "sbatch")
 
 
 def _kuberay(arguments: argparse.Namespace, values: dict[str, Any]) -> Target:
     name = values["name"]
     own = {"image": arguments.image or "wm", "claim": arguments.claim, "shared": _parent(values["root"])}
     files = {"kuberay/rayjob.yaml": f"{name}-rayjob.yaml", "kuberay/raycluster.yaml": f"{name}-raycluster.yaml"}
-    return Target(values | own, files, f"kubectl apply -f {files['kuberay/rayjob.yaml']}")
+    return Target(values | own, files, "kubectl apply -f")
 
 
 def _ray_cluster(arguments: argparse.Namespace, values: dict[str, Any]) -> Target:
@@ -209,7 +208,7 @@ def _ray_cluster(arguments: argparse.Namespace, values: dict[str, Any]) -> Targe
     zone = arguments.zone or (f"{region}a" if cloud == "aws" else f"{region}-a")
     file = f"{values['name']}-{cloud}.yaml"
     own |= {"file": file, "instance": instance, "region": region, "zone": zone, "shared": _parent(values["root"])}
-    return Target(values | own, {f"ray_cluster/{cloud}.yaml": file}, f"ray up {file}")
+    return Target(values | own, {f"ray_cluster/{cloud}.yaml": file}, "ray up")
 
 
 def _parent(root: str) -> str:

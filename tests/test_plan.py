@@ -14,7 +14,8 @@ from launch.entry import BAD_INPUT, OK
 from launch.plan_costs import GPUS, memory, sent
 from launch.plan_networks import attention_flops, denoiser, facts_of, kept_bytes, layer_flops, num_parameters, work_of
 from launch.run_config import load_run
-from wm.engine.learner import LearnerConfig
+from wm.engine.learner import LearnerConfig, LocalLearner
+from wm.engine.world import World
 from wm.stages.train_dit import TrainDiTConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -84,6 +85,14 @@ def test_memory_is_what_a_plain_optimizer_holds() -> None:
     assert held.gradients == nbytes([p.grad for p in parameters])
     assert held.optimizer == nbytes(moments)
     assert held.average == nbytes(parameters)
+
+
+def test_a_checkpoint_is_as_large_as_planned(tmp_path: Path) -> None:
+    module = nn.Linear(300, 200)
+    learner = LocalLearner(module, LearnerConfig(), num_steps=1, world=World.single())
+    learner.save(tmp_path)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert written == pytest.approx(plan.CHECKPOINT_BYTES * num_parameters(module), rel=0.01)
 
 
 def nbytes(tensors) -> int:  # type: ignore[no-untyped-def]
