@@ -78,9 +78,9 @@ class WorldSession:
         predict, start = self.dreamer.predictor(self.past, given), self._start(1)
         if self.null_dreamer is not None:
             null, limits = self.null_dreamer.predictor(self.past, given), self.card.guidance_limits
-            if limits.highest < 1:  # then nobody else asks it about pure noise, which it is to remember
+            if limits.highest < 1:  # then no sampler asks it about pure noise, which it is to remember
                 null(start, torch.ones(start.shape[:2], device=self.device))
-            predict = limits.guided(predict, null, self.card.guidance_scale)
+            predict = limits.guided_by_each([null, predict], [self.card.guidance_scale])
         x = self.card.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
         for dreamer in self._dreamers():
             dreamer.memory.commit()
