@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wm.config import ConfigError, from_dict
 from wm.flow import Flow, Predict, time_grid
-from wm.guidance import GuidanceLimits, Scaled, after_history, chained, composed, guided, within
+from wm.guidance import GuidanceLimits, after_history, composed, guided, guided_by_each, within
 from wm.samplers import heun
 
 LEVELS = torch.tensor([[0.2, 0.45, 0.7], [0.9, 0.33, 0.6]], dtype=torch.float64)
@@ -73,23 +73,25 @@ def test_text_and_action_have_their_own_scales(path: str, prediction: str) -> No
     flow = make(path, prediction)
     nothing, text, action, both = (m.predict(flow) for m in (EVERYTHING, TEXT, ACTION, BOTH))
     # p(x) p(text | x)^2 p(action | text, x)^3
-    in_turn = chained(nothing, [Scaled(text, 2.0), Scaled(both, 3.0)])
+    in_turn = guided_by_each([nothing, text, both], [2.0, 3.0])
     agrees(flow, in_turn, {EVERYTHING: 1 - 2.0, TEXT: 2.0 - 3.0, BOTH: 3.0})
     # p(x) p(text | x)^2 p(action | x)^3
-    apart = composed(nothing, [Scaled(text, 2.0), Scaled(action, 3.0)])
+    apart = composed(nothing, [text, action], [2.0, 3.0])
     agrees(flow, apart, {EVERYTHING: 1 - 5.0, TEXT: 2.0, ACTION: 3.0})
 
 
-def test_chained_with_one_condition_is_guided_and_with_scales_of_1_asks_the_last_alone() -> None:
+def test_one_condition_is_guided_and_scales_of_1_ask_the_last_alone() -> None:
     flow = make("rectified")
     x_t = flow.noised(normal(0), normal(1), LEVELS)
     nothing, text = EVERYTHING.predict(flow), TEXT.predict(flow)
-    torch.testing.assert_close(
-        chained(nothing, [Scaled(text, 2.5)])(x_t, LEVELS), guided(text, nothing, 2.5)(x_t, LEVELS)
-    )
-    assert chained(refuse, [Scaled(refuse, 1.0), Scaled(text, 1.0)]) is text
-    assert composed(nothing, []) is nothing
-    assert composed(refuse, [Scaled(text, 1.0)]) is text
+    one = guided_by_each([nothing, text], [2.5])(x_t, LEVELS)
+    assert torch.equal(one, guided(text, nothing, 2.5)(x_t, LEVELS))
+    assert guided_by_each([refuse, refuse, text], [1.0, 1.0]) is text
+    assert guided_by_each([text], []) is text
+    assert torch.equal(composed(nothing, [], [])(x_t, LEVELS), nothing(x_t, LEVELS))
+    for several in (lambda: guided_by_each([nothing, text], [2.0, 3.0]), lambda: composed(nothing, [text], [])):
+        with pytest.raises(ValueError, match="give one for each"):
+            several()
 
 
 def refuse(x_t: Tensor, t: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def test_history_guidance_is_the_closed_form_on_correlated_frames(path: str) -> 
         torch.testing.assert_close(shown(known)(x_t, t), exact(known), rtol=1e-9, atol=1e-9)
     made = guided(shown(all_known), shown(none), 1.7)(x_t, t)
     torch.testing.assert_close(made, exact(none) + 1.7 * (exact(all_known) - exact(none)), rtol=1e-9, atol=1e-9)
-    in_part = composed(shown(none), [Scaled(shown(all_known), 1.0), Scaled(shown(last), 0.5)])(x_t, t)
+    in_part = composed(shown(none), [shown(all_known), shown(last)], [1.0, 0.5])(x_t, t)
     expected = exact(all_known) + 0.5 * (exact(last) - exact(none))
     torch.testing.assert_close(in_part, expected, rtol=1e-9, atol=1e-9)
 
@@ -209,9 +211,9 @@ def test_limits_from_a_config() -> None:
     flow = make("rectified")
     x_t = flow.noised(normal(0), normal(1), LEVELS)
     text, nothing = TEXT.predict(flow), EVERYTHING.predict(flow)
-    plain = GuidanceLimits().guided(text, nothing, 2.0)(x_t, LEVELS)
+    plain = GuidanceLimits().guided_by_each([nothing, text], [2.0])(x_t, LEVELS)
     assert torch.equal(plain, guided(text, nothing, 2.0)(x_t, LEVELS))
-    limited = GuidanceLimits(lowest=0.3, highest=0.65, rescale=0.7).guided(text, nothing, 2.0)(x_t, LEVELS)
+    limited = GuidanceLimits(lowest=0.3, highest=0.65, rescale=0.7).guided_by_each([nothing, text], [2.0])(x_t, LEVELS)
     expected = within(guided(text, nothing, 2.0, 0.7), text, 0.3, 0.65)(x_t, LEVELS)
     assert torch.equal(limited, expected)
     for tree in ({"lowest": 0.7, "highest": 0.6}, {"rescale": 1.2}):

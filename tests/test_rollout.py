@@ -67,7 +67,7 @@ class Slow:
     def step(self, action: Action) -> Tensor:
         given = Given(action=Action.concatenate([*self.actions, action], 1))
         predict, null = self.predictor(self.denoiser.condition(given)), self.predictor(self.denoiser.null(given))
-        predict = self.card.guidance_limits.guided(predict, null, self.card.guidance_scale)
+        predict = self.card.guidance_limits.guided_by_each([null, predict], [self.card.guidance_scale])
         x = self.card.sampler.sample(
             self.flow, predict, self.start(), self.times, lambda i: self.noise(f"fresh {i}")
         )  # fmt: skip

@@ -4,7 +4,6 @@ Every rule is linear in the predictions, so on one state it holds for velocity, 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,28 +16,56 @@ def guided(predict: Predict, predict_null: Predict, scale: float, rescale: float
     """Classifier-free guidance: null + scale (conditional - null) (Ho & Salimans 2022, arXiv:2207.12598, eq. 6).
 
     Scale 1 is `predict` itself and 0 is `predict_null` itself, without the other's cost. With a weaker model under the
-    same condition as `predict_null` it is autoguidance (Karras et al. 2024, arXiv:2406.02507, eq. 3). `rescale` goes that
-    share of the way to the deviation that `predict` has in a frame: large scales overexpose (Lin et al. 2024,
-    arXiv:2305.08891, eq. 15-16).
+    same condition as `predict_null` it is autoguidance (Karras et al. 2024, arXiv:2406.02507, eq. 3).
     """
-    if scale == 1:
-        return predict
-    if scale == 0 and rescale == 0:
-        return predict_null
+    return predict_null if scale == 0 else guided_by_each([predict_null, predict], [scale], rescale)
+
+
+def guided_by_each(predicts: Sequence[Predict], scales: Sequence[float], rescale: float = 0.0) -> Predict:
+    """Guidance with a scale for each condition: p0 + s1 (p1 - p0) + s2 (p2 - p1) + ..., one scale less than predicts.
+
+    `predicts` are given more and more: nothing, the text, the text and the action (Brooks et al. 2023, arXiv:2211.09800,
+    eq. 3). So each condition's likelihood *given those before it* counts to the power of its scale; scales of 1 give the
+    last predict itself. `rescale` goes that share of the way to the deviation that the last one has in a frame: large
+    scales overexpose (Lin et al. 2024, arXiv:2305.08891, eq. 15-16).
+    """
+    _refuse_unpaired(predicts[1:], scales)
+    if all(scale == 1 for scale in scales):
+        return predicts[-1]
 
     def guide(x_t: Tensor, t: Tensor) -> Tensor:
-        null, told = predict_null(x_t, t), predict(x_t, t)
-        return _rescaled(null + scale * (told - null), told, rescale)
+        told = y = predicts[0](x_t, t)
+        for predict, scale in zip(predicts[1:], scales, strict=True):
+            less, told = told, predict(x_t, t)
+            y = y + scale * (told - less)
+        if rescale == 0:
+            return y
+        ratio = told.std(dim=(2, 3, 4), keepdim=True) / y.std(dim=(2, 3, 4), keepdim=True)
+        return y * (rescale * ratio + (1 - rescale))
 
     return guide
 
 
-def _rescaled(y: Tensor, told: Tensor, share: float) -> Tensor:
-    """`y` brought that share of the way to the deviation of `told` in each frame."""
-    if share == 0:
+def composed(predict_null: Predict, predicts: Sequence[Predict], scales: Sequence[float]) -> Predict:
+    """null + sum of s_i (p_i - null): conditions that do not know of each other (Liu et al. 2022, arXiv:2206.01714, eq. 11).
+
+    With the same clip after histories of different levels as `predicts` and after none as `predict_null`, this is
+    history guidance (Song et al. 2025, arXiv:2502.06764): see `after_history`.
+    """
+    _refuse_unpaired(predicts, scales)
+
+    def compose(x_t: Tensor, t: Tensor) -> Tensor:
+        null = y = predict_null(x_t, t)
+        for predict, scale in zip(predicts, scales, strict=True):
+            y = y + scale * (predict(x_t, t) - null)
         return y
-    ratio = told.std(dim=(2, 3, 4), keepdim=True) / y.std(dim=(2, 3, 4), keepdim=True)
-    return y * (share * ratio + (1 - share))
+
+    return compose
+
+
+def _refuse_unpaired(conditions: Sequence[Predict], scales: Sequence[float]) -> None:
+    if len(conditions) != len(scales):
+        raise ValueError(f"{len(scales)} scales for {len(conditions)} conditions: give one for each")
 
 
 def within(guided: Predict, predict: Predict, lowest: float, highest: float) -> Predict:
@@ -74,56 +101,9 @@ class GuidanceLimits:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}; it must lie in [0, 1]")
 
-    def guided(self, predict: Predict, predict_null: Predict, scale: float) -> Predict:
-        return within(guided(predict, predict_null, scale, self.rescale), predict, self.lowest, self.highest)
-
-    def limited(self, guide: Predict, predict: Predict) -> Predict:
-        """`guide`, whatever it was made of, held to the limits by `predict`, the one that is told everything."""
-
-        def rescaled(x_t: Tensor, t: Tensor) -> Tensor:
-            y = guide(x_t, t)
-            return _rescaled(y, predict(x_t, t), self.rescale) if self.rescale else y
-
-        return within(rescaled, predict, self.lowest, self.highest)
-
-
-class Scaled(NamedTuple):
-    predict: Predict
-    scale: float
-
-
-def chained(predict_null: Predict, conditions: Sequence[Scaled]) -> Predict:
-    """A scale for each condition, each predict knowing one more of them than the one before: null, text, text and action.
-
-    null + s_1 (p_1 - null) + s_2 (p_2 - p_1) ... (Brooks et al. 2023, arXiv:2211.09800, eq. 3): to the power of its scale,
-    each condition's likelihood *given the ones before it* sharpens the distribution. One call a predict that counts.
-    """
-    # p_k counts s_k times by its own condition and is taken back s_(k+1) times by the next.
-    scales = [1.0, *(part.scale for part in conditions), 0.0]
-    predicts = [predict_null, *(part.predict for part in conditions)]
-    return _sum([Scaled(p, scales[k] - scales[k + 1]) for k, p in enumerate(predicts)])
-
-
-def composed(predict_null: Predict, conditions: Sequence[Scaled]) -> Predict:
-    """null + sum of s_i (p_i - null): conditions that do not know of each other (Liu et al. 2022, arXiv:2206.01714, eq. 11).
-
-    With the same clip after histories of different levels as `conditions` and after none as `predict_null`, this is
-    history guidance (Song et al. 2025, arXiv:2502.06764): see `after_history`.
-    """
-    rest = 1 - sum(part.scale for part in conditions)
-    return _sum([Scaled(predict_null, rest), *conditions])
-
-
-def _sum(parts: Sequence[Scaled]) -> Predict:
-    counting = [part for part in parts if part.scale != 0]
-    if len(counting) == 1 and counting[0].scale == 1:
-        return counting[0].predict
-
-    def add(x_t: Tensor, t: Tensor) -> Tensor:
-        first, *others = (part.scale * part.predict(x_t, t) for part in counting)
-        return sum(others, first)
-
-    return add
+    def guided_by_each(self, predicts: Sequence[Predict], scales: Sequence[float]) -> Predict:
+        """As the function of that name; outside the limits it is the last predict."""
+        return within(guided_by_each(predicts, scales, self.rescale), predicts[-1], self.lowest, self.highest)
 
 
 def after_history(

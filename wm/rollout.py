@@ -15,7 +15,6 @@ from wm.batch import Action, Given
 from wm.conditioning.caption import without_text
 from wm.conditioning.condition import Condition
 from wm.flow import Predict, draw_noise
-from wm.guidance import Scaled, chained
 from wm.models.denoiser import Denoiser
 from wm.models.memory import Past
 from wm.models.vae import to_pixels, to_unit_range
@@ -97,12 +96,11 @@ class WorldSession:
 
     def _guided(self, predicts: list[Predict], start: Tensor) -> Predict:
         """One of the predicts of all dreamers, the least informed first, within the limits of guidance."""
-        (least, *more), limits = predicts, self.card.guidance_limits
-        if limits.highest < 1:  # then nobody else asks the less informed about pure noise, which they are to remember
+        limits = self.card.guidance_limits
+        if limits.highest < 1:  # then no sampler asks the less informed about pure noise, which they are to remember
             for predict in predicts[:-1]:
                 predict(start, torch.ones(start.shape[:2], device=self.device))
-        together = chained(least, [Scaled(*part) for part in zip(more, self.scales, strict=True)])
-        return limits.limited(together, predicts[-1]) if more else together
+        return limits.guided_by_each(predicts, self.scales)
 
     def _start(self, num_frames: int) -> Tensor:
         """Pure noise, (B, num_frames, C, h, w): where the next frames begin."""
