@@ -1,6 +1,7 @@
 """One page at a session: what it says is read, checked and passed on, until it leaves or loses the line."""
 
 import asyncio
+import contextlib
 import logging
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -70,7 +71,8 @@ class Connection:
         self._errors += 1
         await self.play.outbox.tell(error_text(message))
         if self._errors >= MAX_ERRORS:
-            await self.socket.close(1008, f"{MAX_ERRORS} wrong messages")
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it has left already
+                await self.socket.close(1008, f"{MAX_ERRORS} wrong messages")
             raise WebSocketDisconnect(1008)
 
     async def _handle(self, message: Message) -> bool:
@@ -95,7 +97,10 @@ class Connection:
 
 
 async def _last_word(reader: "asyncio.Task[None]", gone: WebSocketDisconnect) -> int:
-    """The code that the page closed with; a frame that could not be sent only tells that it has gone."""
-    await asyncio.wait([reader], timeout=1.0)
+    """The code that the page closed with; a frame that could not be sent only tells that it has gone.
+
+    The reader may still be at what the page said before it left.
+    """
+    await asyncio.wait([reader], timeout=5.0)
     error = reader.exception() if reader.done() and not reader.cancelled() else None
     return error.code if isinstance(error, WebSocketDisconnect) else gone.code
