@@ -16,6 +16,7 @@ from wm.config import config
 from wm.models.hourglass import Down, Up
 from wm.nn.attention import attend
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
+from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import apply_rope, frame_angles, grid_angles
 
 
@@ -164,6 +165,7 @@ class DiTConfig:
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     keep: float = 0.0  # how much of the frame before the output starts with; 1 suits x-prediction of screens
     attention: Literal["auto", "plain", "sdpa", "flex", "xformers", "flash"] = "auto"
+    recompute: Recompute = "none"  # what a backward computes again instead of keeping: selective and full save memory
 
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):
@@ -223,7 +225,8 @@ class DiT(nn.Module):
         view = self._view(x_t, rows, memory)
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, i // self.config.time_every, view)
+            layer = i // self.config.time_every
+            tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
         last = modulated(tokens, shift, scale)
         change = self.up(last, levels, rows, None if condition.maps is None else condition.maps.to(dtype))
