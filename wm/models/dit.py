@@ -19,6 +19,7 @@ from wm.models.recall import Recall, carried
 from wm.nn.attention import attend
 from wm.nn.cross_attention import CrossAttention
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
+from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import apply_rope, frame_angles, grid_angles, grid_cosines
 
 WAVES = 16  # cosines along each axis that tell a token where it is: rotary positions only tell how far others are
@@ -125,6 +126,7 @@ class DiTConfig:
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
     carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
     attention: Literal["auto", "plain", "sdpa", "flex", "xformers", "flash"] = "auto"
+    recompute: Recompute = "none"  # what a backward computes again instead of keeping: selective and full save memory
 
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):
@@ -199,7 +201,8 @@ class DiT(nn.Module):
         tokens = tokens + state.unsqueeze(2) + self.where(view.cosines.to(dtype))
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, i // self.config.time_every, view)
+            layer = i // self.config.time_every
+            tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
         drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
         held: Tensor | float = 0.0
