@@ -14,9 +14,8 @@ import ray.autoscaler
 import yaml
 
 from launch import nodes, render
-from launch.entry import BAD_INPUT, OK
+from launch.entry import BAD_INPUT, OK, StageError
 from launch.run_config import load_run
-from launch.runtime import StageError
 
 HERE = Path(__file__).parent.parent
 CONFIGS = HERE / "configs"
