@@ -92,10 +92,9 @@ def facts_of(record: RunConfig, vae: RunConfig) -> Facts:
 
 def work_of(run: RunConfig, facts: Facts, teacher: DenoiserConfig | None = None) -> Work:
     """The work of a training stage. A distillation takes the networks of its `teacher`."""
-    data, loop = run.parts()
+    data, _ = run.parts()
     if isinstance(run.stage, TrainVAEConfig):
-        joins = min(run.stage.critic_start, loop.num_steps) / loop.num_steps
-        return _tokenizer_work(run.stage, facts, data.clip_frames, joins)
+        return _tokenizer_work(run.stage, facts, data.clip_frames, run.stage.critic_start)
     if isinstance(run.stage, TrainDiTConfig):
         return _denoiser_work(run.stage.denoiser, facts, data.clip_frames, run.stage.learner, FORWARD + BACKWARD, 0)
     assert isinstance(run.stage, DistillConfig)
@@ -142,11 +141,15 @@ def denoiser(
 
 
 def attention_flops(config: DiTConfig, shape: WorldShape, frames: int) -> int:
-    """Of a forward over one clip: every token looks at all of its frame, and in some blocks at itself in all frames."""
+    """Of a forward over one clip: every token looks at all of its frame, and in some blocks at itself in all frames.
+
+    Where places recall what they showed, each does so over all frames, with keys and values of widths of their own.
+    """
     tokens = shape.rows * shape.columns // config.patch_size**2
     space = frames * 4 * tokens * tokens * config.hidden_size
     time = tokens * 4 * frames * frames * config.hidden_size
-    return config.depth * space + -(-config.depth // config.time_every) * time
+    recall = shape.rows * shape.columns * 2 * frames * frames * (config.recall + shape.channels) if config.recall else 0
+    return config.depth * space + -(-config.depth // config.time_every) * time + recall
 
 
 def _scores(config: DiTConfig, shape: WorldShape, frames: int) -> set[tuple[int, int]]:

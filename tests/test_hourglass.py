@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wm.models.hourglass import Down, Drawn, Stamps, Up, fold_sizes
+from wm.models.hourglass import WAVES, Down, Drawn, Stamps, Up, fold_sizes
+from wm.nn.rope import grid_cosines
 
 B, T, J, C, M, D = 2, 3, 5, 4, 6, 16
 H, W = 16, 24
@@ -40,7 +41,7 @@ def test_more_levels_than_halvings_are_refused(patch_size: int, levels: int) -> 
 @pytest.mark.parametrize("widths", [(7,), (7, 9)])
 def test_tokens_and_change_have_their_shapes(widths: tuple[int, ...]) -> None:
     down, up = both(widths)
-    tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D))
+    tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D), grid_cosines(H, W, WAVES))
     assert tokens.shape == (B, T, (H // 4) * (W // 4), D)
     assert [tuple(level.shape) for level in levels] == [(B * T, w, H >> i, W >> i) for i, w in enumerate(widths)]
     drawn = up(tokens, levels, H // 4, noise(B, T, D), noise(B, T, M, H, W))
@@ -64,7 +65,7 @@ def test_a_screen_that_moves_by_a_token_moves_what_is_drawn() -> None:
     joined, state, maps = noise(B, T, J, H, W), noise(B, T, D), noise(B, T, M, H, W, seed=1)
 
     def drawn(joined: Tensor, maps: Tensor) -> Tensor:
-        tokens, levels = down(joined, state)
+        tokens, levels = down(joined, state, torch.zeros(2 * WAVES, H, W))
         return up(tokens, levels, H // 4, state, maps).over(0.0)
 
     whole, moved = drawn(joined, maps), drawn(joined.roll(4, -1), maps.roll(4, -1))
@@ -74,7 +75,7 @@ def test_a_screen_that_moves_by_a_token_moves_what_is_drawn() -> None:
 
 def test_a_token_is_drawn_in_its_place() -> None:
     down, up = both(num_maps=0)
-    tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D))
+    tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D), grid_cosines(H, W, WAVES))
     other = tokens.clone()
     other[1, 2, 1 * (W // 4) + 4] += 1.0
     state = noise(B, T, D, seed=1)
@@ -92,7 +93,7 @@ def test_a_token_is_drawn_in_its_place() -> None:
 def test_a_new_one_changes_nothing_without_maps() -> None:
     torch.manual_seed(0)
     down, up = Down(J, (7,), 4, D), Up(D, (7,), 4, C, 0, stamps=2)
-    tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D))
+    tokens, levels = down(noise(B, T, J, H, W), noise(B, T, D), grid_cosines(H, W, WAVES))
     assert not up(tokens, levels, H // 4, noise(B, T, D), None).over(0.0).any()
 
 

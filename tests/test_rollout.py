@@ -108,7 +108,9 @@ def test_cached_and_recomputed_frames_agree_under_any_settings(changes: dict[str
 
 
 def agree(card: DenoiserWeights, num_steps: int) -> None:
+    """In float64: weights that were never trained make rounding grow from frame to frame."""
     world = tiny_world.world(card)
+    world.models["student"].double()
     session = WorldSession(world, num_steps=num_steps, seed=SEED, batch=BATCH)
     slow = Slow(world, card, num_steps)
     frames, action = some_frames(BATCH, CONTEXT), some_action(BATCH, CONTEXT + NEW)
@@ -119,7 +121,7 @@ def agree(card: DenoiserWeights, num_steps: int) -> None:
         slow.remember(x[:, i : i + 1], action[:, i : i + 1])
     for i in range(CONTEXT, CONTEXT + NEW):
         cached, recomputed = session.dream(action[:, i : i + 1]), slow.step(action[:, i : i + 1])
-        torch.testing.assert_close(cached / cached.std(), recomputed / cached.std(), atol=3e-5, rtol=1e-5)
+        torch.testing.assert_close(cached, recomputed, atol=1e-5, rtol=1e-5)
         assert cached.std() > 0.1
 
 

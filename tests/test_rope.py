@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wm.nn.rope import angle_table, apply_rope, frame_angles, grid_angles
+from wm.nn.rope import angle_table, apply_rope, frame_angles, grid_angles, grid_cosines
 
 HEAD_DIM = 24
 
@@ -85,3 +85,15 @@ def test_wrong_sizes_are_refused() -> None:
         grid_angles(2, 3, 6)
     with pytest.raises(ValueError, match="table of angles"):
         apply_rope(normal(2, 7, HEAD_DIM), frame_angles(6, HEAD_DIM))
+
+
+def test_cosines_tell_every_place_of_a_grid_apart_and_the_axes_are_their_own() -> None:
+    waves = grid_cosines(3, 5, num_waves=4)
+    assert waves.shape == (8, 3, 5)
+    places = waves.flatten(1).T
+    assert (torch.cdist(places, places) + 9 * torch.eye(15)).min() > 0.1
+    assert torch.equal(waves[:4, :, :1].expand(-1, -1, 5), waves[:4])
+    assert torch.equal(waves[4:, :1].expand(-1, 3, -1), waves[4:])
+    # Half-sample cosines are orthogonal: those of the discrete cosine transform.
+    along = waves[4:, 0]
+    torch.testing.assert_close(along @ along.T, 2.5 * torch.eye(4), atol=1e-5, rtol=0)

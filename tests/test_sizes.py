@@ -47,10 +47,13 @@ def test_heads_are_of_a_size_that_kernels_know() -> None:
 
 def on_meta_inputs(size: int) -> tuple[Tensor, Tensor, Past, Condition]:
     x_t, t, past, condition = inputs()
-    past = Past(past.x_t.to("meta"), past.level.to("meta"))
+    past = Past(past.x_t.to("meta"), past.level.to("meta"), past.x.to("meta"))
     assert condition.maps is not None
     frames = torch.empty(B, T, size, device="meta")
-    return x_t.to("meta"), t.to("meta"), past, Condition(frames=frames, maps=condition.maps.to("meta"))
+    assert condition.place is not None
+    assert condition.moved is not None
+    maps, place, moved = (part.to("meta") for part in (condition.maps, condition.place, condition.moved))
+    return x_t.to("meta"), t.to("meta"), past, Condition(frames=frames, maps=maps, place=place, moved=moved)
 
 
 def counted(dit: DiT) -> tuple[float, float]:

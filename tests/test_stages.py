@@ -207,9 +207,10 @@ def test_what_changed_counts_more_and_the_more_the_less_it_is() -> None:
     assert weight.shape == (1, 4, 1, 4, 6)
     assert torch.nonzero(weight[0, 1] - 1).tolist() == [[0, 2, 5]]
     assert (weight[0, ::2] == 1).all()
-    # Over a frame the extra squares to weight^2, however many latents it falls to.
-    extra = (weight - 1).square().mean((2, 3, 4))[0, [1, 3]]
-    torch.testing.assert_close(extra, torch.full((2,), 25.0))
+    # Six times the latents have together only 6^(1/4) of the extra.
+    one, six = (weight - 1).sum((2, 3, 4))[0, [1, 3]].tolist()
+    assert one == pytest.approx(5.0 * 24**0.75)
+    assert six == pytest.approx(one * 6**0.25)
 
 
 def test_a_dataset_of_frames_is_refused(root: Path) -> None:

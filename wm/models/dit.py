@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wm.conditioning.condition import Condition
 from wm.config import config
-from wm.models.hourglass import Down, Up
+from wm.models.hourglass import WAVES, Down, Up
 from wm.models.look import Look
 from wm.models.memory import Memory, Past
 from wm.models.recall import Recall, carried
@@ -21,8 +21,6 @@ from wm.nn.cross_attention import CrossAttention
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
 from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import apply_rope, frame_angles, grid_angles, grid_cosines
-
-WAVES = 16  # cosines along each axis that tell a token where it is: rotary positions only tell how far others are
 
 
 class Attention(nn.Module):
@@ -96,9 +94,8 @@ class View:
 
     text: tuple[Tensor, Tensor | None]  # tokens (B, L, D) that are read, and their mask; in models that read
 
-    def __init__(self, grid: Tensor, cosines: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
+    def __init__(self, grid: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
         self.grid = grid  # (N, head_dim) rotary angles in the frame
-        self.cosines = cosines  # (N, 2 WAVES) where in the frame
         self.frames = frames  # (T of keys, head_dim) rotary angles in time
         self.mask = mask  # (T of queries, T of keys) True where a query may look
         self.memory = memory
@@ -192,13 +189,12 @@ class DiT(nn.Module):
         view = self._view(x_t, rows, memory)
         if condition.tokens is not None:
             view.text = condition.tokens, condition.mask
-        state = self.level(t) + self.past_level(past.level)
-        if condition.frames is not None:
-            state = state + condition.frames
-        tokens, levels = self.down(joined, state)
+        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
+        tokens, levels = self.down(joined, state, self._cosines(x_t))
         if self.look is not None and condition.place is not None:
             state = state + self.look(levels, condition.place)
-        tokens = tokens + state.unsqueeze(2) + self.where(view.cosines.to(dtype))
+        where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)
+        tokens = tokens + state.unsqueeze(2) + where
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
             layer = i // self.config.time_every
@@ -209,6 +205,11 @@ class DiT(nn.Module):
         if self.recall is not None:
             held = self.recall(drawn.features, levels, past.x.to(dtype), view.mask, memory)
         return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+
+    def _cosines(self, x_t: Tensor, fold: int = 1) -> Tensor:
+        """(2 WAVES, H / fold, W / fold)"""
+        height, width = x_t.shape[-2:]
+        return grid_cosines(height // fold, width // fold, WAVES, x_t.device).to(self.where.weight.dtype)
 
     def _moved(self, x: Tensor, condition: Condition) -> Tensor:
         if condition.moved is not None:
@@ -230,7 +231,6 @@ class DiT(nn.Module):
         num_keys = num_frames + (0 if memory is None else len(memory))
         return View(
             grid=grid_angles(rows, columns, head_dim, x_t.device),
-            cosines=grid_cosines(rows, columns, WAVES, x_t.device),
             frames=frame_angles(num_keys, head_dim, x_t.device),
             mask=window_mask(num_frames, num_keys, self.config.window, x_t.device),
             memory=memory,

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from wm.nn.convolution import ChannelNorm, FiLM, Fold, ResidualBlock, Unfold
 
+WAVES = 16  # cosines along each axis that tell a place where it is
+
 
 def fold_sizes(patch_size: int, num_levels: int) -> list[int]:
     """How much each level is folded to reach the next, the tokens last: 2 each, and what is left of `patch_size`.
@@ -29,7 +31,8 @@ def fold_sizes(patch_size: int, num_levels: int) -> list[int]:
 class Down(nn.Module):
     """What goes into each frame (B, T, J, H, W), under the frame's state (B, T, D) -> tokens (B, T, N, D) and the levels.
 
-    The state, which knows the noise level and the action, scales and shifts what the first convolution finds. The levels
+    The state, which knows the noise level and the action, scales and shifts what the first convolution finds; so does the
+    place, as cosines (2 WAVES, H, W): a window opens where its kind of window opens. The levels
     are what `Up` takes on the way back, ((B T), width, H / 2^i, W / 2^i).
     """
 
@@ -37,6 +40,7 @@ class Down(nn.Module):
         super().__init__()
         folds = fold_sizes(patch_size, len(widths))
         self.enter = nn.Conv2d(joined, widths[0], 3, padding=1)
+        self.where = nn.Conv2d(2 * WAVES, widths[0], 1)
         self.film = FiLM(widths[0], size)
         self.folds = nn.ModuleList(Fold(fold) for fold in folds)
         self.merges = nn.ModuleList(
@@ -45,9 +49,9 @@ class Down(nn.Module):
         )
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths[1:])
 
-    def forward(self, joined: Tensor, state: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, joined: Tensor, state: Tensor, cosines: Tensor) -> tuple[Tensor, list[Tensor]]:
         frames = rearrange(joined, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
-        x = self.film(self.enter(frames), state.flatten(0, 1))
+        x = self.film(self.enter(frames) + self.where(cosines), state.flatten(0, 1))
         levels = [x]
         for fold, merge, block in zip(self.folds, self.merges, self.blocks, strict=False):
             x = block(merge(fold(x)))

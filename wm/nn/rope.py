@@ -77,9 +77,8 @@ def grid_angles(num_rows: int, num_columns: int, head_dim: int, device: torch.de
 
 
 def grid_cosines(rows: int, columns: int, num_waves: int, device: torch.device | str = "cpu") -> Tensor:
-    """(rows * columns, 2 num_waves): 1 to `num_waves` half turns along each axis, float32; absolute, unlike the tables above."""
-    half_turns = torch.pi * torch.arange(1, num_waves + 1, device=device)
-    y = torch.cos((torch.arange(rows, device=device) + 0.5).unsqueeze(1) / rows * half_turns)
-    x = torch.cos((torch.arange(columns, device=device) + 0.5).unsqueeze(1) / columns * half_turns)
-    both = [y.unsqueeze(1).expand(-1, columns, -1), x.unsqueeze(0).expand(rows, -1, -1)]
-    return torch.cat(both, dim=-1).flatten(0, 1)
+    """(2 num_waves, rows, columns): 1 to `num_waves` half turns along each axis, float32; absolute, unlike the tables above."""
+    half_turns = torch.pi * torch.arange(1, num_waves + 1, device=device).unsqueeze(1)
+    y = torch.cos(half_turns * (torch.arange(rows, device=device) + 0.5) / rows)
+    x = torch.cos(half_turns * (torch.arange(columns, device=device) + 0.5) / columns)
+    return torch.cat([y.unsqueeze(2).expand(-1, -1, columns), x.unsqueeze(1).expand(-1, rows, -1)])

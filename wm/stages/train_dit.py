@@ -158,10 +158,10 @@ def shown_past(flow: Flow, x: Tensor, highest: float, seed: int, batch: Batch) -
 def change_weight(x: Tensor, weight: float, threshold: float = 0.25) -> Tensor:
     """(B, T, 1, H, W): 1, and where normalised latents differ from the frame before by more than `threshold` more.
 
-    More by `weight` / sqrt(share of the frame that changed): a screen is mostly idle, and without it the few latents of an
+    More by weight x (share of the frame that changed)^(-3/4): a screen is mostly idle, and without it the few latents of an
     event are lost among those that stay, and a typed letter beside a window that opens.
     """
     moved = torch.diff(x, dim=1, prepend=x[:, :1]).abs().mean(2, keepdim=True) > threshold
     share = moved.to(x.dtype).mean((2, 3, 4), keepdim=True)
     # Where nothing changed nothing is weighted, and any share will do.
-    return 1.0 + weight * moved.to(x.dtype) * share.clamp_min(1e-6).rsqrt()
+    return 1.0 + weight * moved.to(x.dtype) * share.clamp_min(1e-6).pow(-0.75)
