@@ -44,6 +44,14 @@ class Skip:
 
 
 @config
+class MixturePart:
+    """Another dataset that samples are taken from."""
+
+    folder: str  # relative to the world's folder
+    weight: float = 1.0  # its part of the samples is this by the sum of all weights
+
+
+@config
 class DataConfig:
     folder: str  # of a dataset, relative to the world's folder
     clip_frames: int
@@ -56,6 +64,8 @@ class DataConfig:
     event_fraction: float = 0.0  # part of the windows that are laid around a change on the screen
     event_area: float = 0.03  # part of the pixels that makes a change; more than a moving cursor's
     bad_samples: Annotated[Strict | Skip, Kind] = Strict()
+    mixture: tuple[MixturePart, ...] = ()  # other datasets of the same kind; latents are normalised as those in folder
+    weight: float = 1.0  # of the dataset in folder, where there is a mixture
     retries: RetryConfig = RetryConfig()  # of reads that fail for a moment
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from data_pipeline.loader import open_batches
+from data_pipeline.mixture import open_mixture
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
 from launch.run_config import RunConfig, TrainingConfig, load_run
@@ -45,7 +45,7 @@ def train(
             seed=run.seed,
             facts=facts_of(Dataset.open(dataset).manifest),
         )
-        batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)
+        batches = open_mixture(data, root, world.rank, world.world_size, run.seed)
         stage = run.stage.build(context)
         return run_loop(
             stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
