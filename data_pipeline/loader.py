@@ -16,6 +16,7 @@ import torch
 
 from data_pipeline.clip_cache import ClipCache, DecodedClip
 from data_pipeline.order import Order
+from data_pipeline.patience import Patience, RetryConfig
 from data_pipeline.schema import LATENTS, DataError, to_action
 from data_pipeline.shards import Dataset
 from data_pipeline.windows import Windows
@@ -43,6 +44,14 @@ class Skip:
 
 
 @config
+class MixturePart:
+    """Another dataset that samples are taken from."""
+
+    folder: str  # relative to the world's folder
+    weight: float = 1.0  # its part of the samples is this by the sum of all weights
+
+
+@config
 class DataConfig:
     folder: str  # of a dataset, relative to the world's folder
     clip_frames: int
@@ -55,6 +64,9 @@ class DataConfig:
     event_fraction: float = 0.0  # part of the windows that are laid around a change on the screen
     event_area: float = 0.03  # part of the pixels that makes a change; more than a moving cursor's
     bad_samples: Annotated[Strict | Skip, Kind] = Strict()
+    mixture: tuple[MixturePart, ...] = ()  # other datasets of the same kind; latents are normalised as those in folder
+    weight: float = 1.0  # of the dataset in folder, where there is a mixture
+    retries: RetryConfig = RetryConfig()  # of reads that fail for a moment
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, s
             f"data: global_batch_size {config.global_batch_size} does not divide among {world_size} ranks: "
             "choose a batch size that is a multiple of the number of ranks"
         )
-    dataset = Dataset.open(folder, check_sizes=isinstance(config.bad_samples, Strict))
+    strict = isinstance(config.bad_samples, Strict)
+    dataset = Dataset.open(folder, check_sizes=strict, patience=Patience(config.retries))
     return Batches(config, dataset, rank, world_size, seed)
 
 

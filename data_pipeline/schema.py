@@ -29,6 +29,7 @@ ACTION_SHAPES: dict[str, tuple[int | str, ...]] = {
 # its own, are the seconds at which the frames were taken.
 PER_FRAME = ("events", "state", "changed", "times")
 
+_SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.tar")  # a file of the folder itself, and no command
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # no dot: WebDataset splits a name at its first
 
 
@@ -73,6 +74,10 @@ class ShardEntry:
     num_frames: int
     size: int  # bytes
     sha256: str
+
+    def __post_init__(self) -> None:
+        if not _SHARD.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a shard: letters, digits, '.', '-' and '_', then .tar")
 
 
 @config

@@ -10,9 +10,11 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 from zipfile import BadZipFile
@@ -20,7 +22,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from data_pipeline import video
+from data_pipeline.patience import Patience
 from data_pipeline.schema import (
+    ACTION_SHAPES,
     ACTIONS,
     LATENTS,
     META,
@@ -81,22 +85,26 @@ class Dataset:
     folder: Path
     manifest: DatasetManifest
     clips: tuple[ClipEntry, ...]  # in the order of the shards
+    patience: Patience = field(default_factory=Patience, repr=False)
     _verified: set[tuple[str, int]] = field(default_factory=set, repr=False)  # (shard, offset) of members seen whole
 
     @classmethod
-    def open(cls, folder: Path, check_sizes: bool = True) -> Self:
-        """The dataset in `folder`; `check_sizes=False` leaves damaged shards to be found when they are read."""
-        folder = Path(folder)
-        manifest = _load_manifest(folder)
+    def open(cls, folder: Path, check_sizes: bool = True, patience: Patience | None = None) -> Self:
+        """The dataset in `folder`; `check_sizes=False` leaves damaged shards to be found when they are read.
+
+        `patience` is for reads that fail for a moment; its defaults if None.
+        """
+        folder, patience = Path(folder), patience or Patience()
+        manifest = patience(lambda: _load_manifest(folder), folder / MANIFEST)
         clips: list[ClipEntry] = []
         for entry in manifest.shards:
             if check_sizes:
                 _check_size(folder, entry)
-            indexed, entries = load_index(folder / entry.name)
+            indexed, entries = patience(partial(load_index, folder / entry.name), index_path(folder / entry.name))
             if indexed != entry:
                 raise DataError(f"{folder / entry.name}: index and {MANIFEST} speak of different files; {REPLACE}")
             clips.extend(entries)
-        return cls(folder, manifest, tuple(clips))
+        return cls(folder, manifest, tuple(clips), patience)
 
     def read(self, clip: int, start: int = 0, count: int | None = None) -> Sample:
         """Frames [start, start + count) of a clip with everything that belongs to them; all that follow if None."""
@@ -116,8 +124,14 @@ class Dataset:
         entry = self.clips[clip]
         data = io.BytesIO(self._bytes(entry, ACTIONS))
         # Objects are refused: to read them would run what a pickle says.
-        with self._named(entry, ACTIONS), np.load(data, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with self._named(entry, ACTIONS), np.lib.npyio.NpzFile(data, allow_pickle=False) as archive:
+            rows = {name: archive[name] for name in archive.files}
+            kinds = {name: (str(values.dtype), len(values)) for name, values in rows.items()}
+            if kinds != dict.fromkeys(ACTION_SHAPES, ("float32", entry.num_frames)):
+                raise ValueError(
+                    f"rows are {kinds}, need {entry.num_frames} float32 of each of {', '.join(ACTION_SHAPES)}"
+                )
+            return rows
 
     def frames(self, clip: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """Video (count, H, W, 3) uint8 or latents (count, C, h, w) float16 of a clip."""
@@ -145,6 +159,8 @@ class Dataset:
         with self._named(entry, LATENTS):
             np.lib.format.read_magic(head)
             (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(head)
+            if dtype != np.float16:
+                raise ValueError(f"latents are {dtype}, need float16")
             row = int(np.prod(shape)) * dtype.itemsize
             data = self._pread(entry, LATENTS, head.tell() + start * row, count * row)
             return np.frombuffer(data, dtype).reshape(count, *shape)
@@ -159,11 +175,11 @@ class Dataset:
         return data
 
     def _pread(self, entry: ClipEntry, suffix: str, offset: int, size: int) -> bytes:
+        path, start = self.folder / entry.shard, entry.members[suffix].offset + offset
         try:
-            with (self.folder / entry.shard).open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), size, entry.members[suffix].offset + offset)
+            data = self.patience(lambda: _read_at(path, start, size), path)
         except FileNotFoundError:
-            raise DataError(f"{self.folder / entry.shard} is missing; {REPLACE}") from None
+            raise DataError(f"{path} is missing; {REPLACE}") from None
         if len(data) < size:
             raise DataError(f"{self._where(entry, suffix)}: the file ends before this member does; {REPLACE}")
         return data
@@ -175,11 +191,33 @@ class Dataset:
             yield
         except DataError:
             raise
-        except (ValueError, EOFError, BadZipFile) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            EOFError,
+            NotImplementedError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
             raise DataError(f"{self._where(entry, suffix)}: {error}; {REPLACE}") from None
 
     def _where(self, entry: ClipEntry, suffix: str) -> str:
         return f"{self.folder / entry.shard}, {entry.key}.{suffix} at byte {entry.members[suffix].offset}"
+
+
+def _read_at(path: Path, start: int, size: int) -> bytes:
+    """`size` bytes of the file from `start` on, fewer where it ends."""
+    parts: list[bytes] = []
+    with path.open("rb", buffering=0) as file:
+        while size > 0:
+            part = os.pread(file.fileno(), size, start)  # may be shorter than asked, as a network or 2 GiB make it
+            if not part:
+                break
+            parts.append(part)
+            start, size = start + len(part), size - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _members(sample: Sample, codec: video.Codec) -> Iterator[tuple[str, bytes]]:

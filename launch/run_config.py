@@ -62,6 +62,11 @@ class RunConfig:
         return self.recordings or RECORDINGS.get(self.kind, "")
 
     @property
+    def mixed_in(self) -> tuple[str, ...]:
+        """The other datasets of a mixture, relative to the root."""
+        return () if self.data is None else tuple(part.folder for part in self.data.mixture)
+
+    @property
     def trains(self) -> bool:
         return isinstance(self.stage, TrainingConfig)
 

@@ -21,7 +21,7 @@ INPUTS = ("recordings", "vae", "teacher", "student")
 def inputs(run: RunConfig) -> list[str]:
     """What `run` reads: folders relative to the root, each once."""
     named = [getattr(run.stage, name, None) for name in INPUTS]
-    folders = [run.source, *named]
+    folders = [run.source, *run.mixed_in, *named]
     return list(dict.fromkeys(folder for folder in folders if isinstance(folder, str) and folder))
 
 

@@ -55,7 +55,7 @@ def run_stage(run: RunConfig, root: Path, runtime: Runtime, configs: Path) -> di
     spent = stage_state.begin(folder, run, stage_state.identity(run, root))
     counter = Counter(_num_tasks(run, root), "shards" if run.kind in ("record", "encode_latents") else "units")
     if run.trains:
-        look([root / run.source], LOOKED_AT)
+        look([root / name for name in (run.source, *run.mixed_in)], LOOKED_AT)
     read = training_progress(folder, run.loop.num_steps) if run.trains and run.loop else counter.read
     with Progress(read, beat=lambda seconds: stage_state.spend(folder, spent + seconds)):
         if run.trains:
@@ -70,7 +70,7 @@ def check_inputs(run: RunConfig, root: Path, configs: Path) -> None:
     """ConfigError naming the first thing that `run` reads and that is not there yet, and the command that makes it."""
     for name in stage_state.inputs(run):
         owner = Path(name).parts[0]
-        is_dataset = owner == "recordings" or name == run.source
+        is_dataset = owner == "recordings" or name in (run.source, *run.mixed_in)
         needed = root / name / (DATASET if is_dataset else "weights/model.safetensors")
         if needed.exists():
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from data_pipeline.loader import open_batches
+from data_pipeline.mixture import open_mixture
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
 from launch.run_config import RunConfig, TrainingConfig, load_run
@@ -35,10 +35,10 @@ def train(
 ) -> dict[str, Any]:
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
-    folder, dataset = run.output(root), root / data.folder
+    folder = run.output(root)
     with _logged_to(folder / f"log-{world.rank}.txt"):
         stage = build_stage(run, root, world)
-        batches = open_batches(data, dataset, world.rank, world.world_size, run.seed)
+        batches = open_mixture(data, root, world.rank, world.world_size, run.seed)
         return run_loop(
             stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
         )

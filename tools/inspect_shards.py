@@ -1,4 +1,4 @@
-"""What is in a dataset: its manifest, counts, whether every byte is as written, and a sheet of pictures of it."""
+"""What is in a dataset: its manifest, counts, whether every byte is as written, and pictures, films and a page of it."""
 
 import argparse
 import sys
@@ -10,6 +10,9 @@ from PIL import Image
 
 from data_pipeline.schema import DataError, DatasetManifest
 from data_pipeline.shards import Dataset, write_index
+from tools import overlay
+from tools.episode_page import page
+from tools.histograms import histograms
 
 _COLUMNS = 8  # frames of each clip on the sheet
 
@@ -21,13 +24,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--index", action="store_true", help="make the index beside every shard again first")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet, one row a clip")
     parser.add_argument("--clips", type=int, default=6, help="clips on the sheet")
+    parser.add_argument(
+        "--histograms", action="store_true", help="print lengths, changes, keys and the pointer's places"
+    )
+    parser.add_argument("--clip", default="", metavar="KEY", help="the clip of --film and --page; default the first")
+    parser.add_argument(
+        "--film", type=Path, metavar="FILE", help="write the clip with its actions: mp4, webp, gif, png"
+    )
+    parser.add_argument("--page", type=Path, metavar="HTML", help="write a page to go through the clip, frame by frame")
     given = parser.parse_args(arguments)
     try:
         for line in inspect(given.folder, given.quick, given.index):
             print(line)
+        if given.histograms:
+            print("\n".join(histograms(Dataset.open(given.folder))))
         if given.sheet:
             sheet(Dataset.open(given.folder), given.clips).save(given.sheet)
             print(f"sheet      {given.sheet}")
+        if given.film or given.page:
+            _show_clip(Dataset.open(given.folder), given.clip, given.film, given.page)
     except (DataError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,6 +71,22 @@ def sheet(dataset: Dataset, num_clips: int) -> Image.Image:
     if not rows:
         raise DataError(f"{dataset.folder} has no clips to draw")
     return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def _show_clip(dataset: Dataset, key: str, film: Path | None, html: Path | None) -> None:
+    """Write the clip called `key`, the first if it is "", as a film or as a page."""
+    keys = [clip.key for clip in dataset.clips]
+    if not keys or key not in ("", *keys):
+        raise DataError(
+            f"{dataset.folder} has no clip {key!r}; it has {', '.join(keys[:6]) or 'none'}{', ...' * (len(keys) > 6)}"
+        )
+    sample, manifest = dataset.read(keys.index(key) if key else 0), dataset.manifest
+    if film:
+        overlay.save(overlay.drawn(sample, manifest.action_space), manifest.fps, film)
+        print(f"film       {film}")
+    if html:
+        html.write_text(page(sample, manifest.action_space, manifest.fps))
+        print(f"page       {html}")
 
 
 def _picture(frame: np.ndarray) -> np.ndarray:
