@@ -90,11 +90,12 @@ def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = {NODES[1]} ] && exit 1\nexec {sys.executable} "$@"\n')
     broken.chmod(0o755)
-    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "40")
+    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "90")
     wait_for_end(cluster, job, tmp_path)
     facts = cluster.facts(job)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "0")
-    assert f"1 of 2 nodes joined within 40 s; missing: {NODES[1]}" in said(tmp_path)
+    assert "1 of 2 nodes joined within" in said(tmp_path)
+    assert f"missing: {NODES[1]}" in said(tmp_path)
 
 
 def test_a_cancelled_run_stays_cancelled(cluster: Slurm, root: Path, tmp_path: Path) -> None:
