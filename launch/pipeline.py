@@ -26,7 +26,7 @@ ORDER = ("record", "vae", "encode", "dit", "distill", "evaluate", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """0 done, 1 failed, 2 wrong input, 75 stopped by a scheduler, 130 interrupted."""
     arguments = parser().parse_intermixed_args(argv)
     command = spoken("launch.pipeline", argv)
     return guarded(lambda: run_pipeline(arguments, command), command, arguments.traceback)

@@ -17,6 +17,7 @@ from launch.entry import OK, guarded
 from launch.pipeline import ORDER
 from launch.plan_costs import GIB, GPU, GPUS, Memory, Time, memory, sent, step_bytes, utilisation
 from launch.plan_networks import Facts, Work, facts_of, work_of
+from launch.recordings import RecordConfig
 from launch.run_config import RunConfig, load_run
 from launch.stage_state import DATASET
 from wm.config import ConfigError
@@ -88,6 +89,8 @@ def show(arguments: argparse.Namespace) -> int:
     if not trained:
         raise ConfigError(f"{config} trains nothing; give a stage file of a training, as configs/desktop/dit.yaml")
     folder = config if config.is_dir() else config.parent
+    if (folder / "record.yaml").exists():
+        print(storage(load_run(folder / "record.yaml"), load_run(folder / "vae.yaml")))
     for run in trained:
         print("\n".join(plan(run, _work(run, folder, arguments.root), machine, arguments.gpu, arguments.samples)))
     return OK
@@ -152,6 +155,19 @@ def plan(run: RunConfig, work: Work, machine: Machine, gpu: str, samples: float 
     hours = wanted / batch * time.total / 3600
     yield f"  to the end    {wanted:,.0f} samples: {hours / 24:.2f} days, {hours * ranks:,.1f} GPU-hours"
     yield ""
+
+
+def storage(record: RunConfig, vae: RunConfig) -> str:
+    """What the datasets of a world take on disk: pixels of three bytes, latents in float16 of what is trained on."""
+    stage, facts = record.stage, facts_of(record, vae)
+    assert isinstance(stage, RecordConfig)
+    frames = stage.num_recordings * stage.num_frames
+    pixels = 3 * facts.height * facts.width * (frames + stage.num_heldout * stage.num_frames)
+    latents = 2 * facts.channels * facts.shape.rows * facts.shape.columns * frames
+    return (
+        f"datasets: {frames:,} frames to train on; recordings of {pixels / 1e9:.4g} GB before lossless compression, "
+        f"latents of {latents / 1e9:.4g} GB"
+    )
 
 
 def _memory_lines(work: Work, machine: Machine, micro: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ from wm.config import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """0 done, 1 failed, 2 wrong input, 75 stopped by a scheduler, 130 interrupted."""
     arguments = parser().parse_intermixed_args(argv)
     command = spoken("launch.run", argv)
     return guarded(lambda: run_file(arguments, command), command, arguments.traceback)

@@ -95,6 +95,17 @@ def test_a_checkpoint_is_as_large_as_planned(tmp_path: Path) -> None:
     assert written == pytest.approx(plan.CHECKPOINT_BYTES * num_parameters(module), rel=0.01)
 
 
+def test_datasets_are_as_large_as_their_arrays() -> None:
+    record, vae = load("smoke", "record"), load("smoke", "vae")
+    facts = facts_of(record, vae)
+    video = torch.zeros(48, facts.height, facts.width, 3, dtype=torch.uint8, device="meta")
+    latents = torch.zeros(48, facts.channels, *(side // facts.stride for side in video.shape[1:3]), dtype=torch.float16)
+    said = plan.storage(record, vae)
+    assert f"{4 * 48} frames" in said
+    assert f"recordings of {(4 + 2) * nbytes([video]) / 1e9:.4g} GB" in said
+    assert f"latents of {4 * nbytes([latents]) / 1e9:.4g} GB" in said
+
+
 def nbytes(tensors) -> int:  # type: ignore[no-untyped-def]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

@@ -42,9 +42,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(cluster: Slurm, folder: Path, root: Path, *more: str) -> str:
     """The id of the job that trains the tokenizer on both nodes; its logs are in `folder`."""
     arguments = ["slurm", str(SMOKE / "vae.yaml"), "--nodes", "2", "--gpus", "0", "--cpus", "1", "--root", str(root)]
-    assert render.main([*arguments, "--out", str(folder), *more]) == 0
-    environment = f"--export=ALL,PYTHONPATH={HERE}"
-    return cluster.run("sbatch", "--parsable", environment, "wm-smoke-vae.sbatch", cwd=folder).strip()
+    assert render.main([*arguments, "--out", str(folder), "--name", "training", *more]) == 0
+    # Ray lets its workers wait for everybody else, which on a machine that does much is for ever.
+    environment = f"--export=ALL,PYTHONPATH={HERE},RAY_worker_niceness=0"
+    return cluster.run("sbatch", "--parsable", environment, "training.sbatch", cwd=folder).strip()
 
 
 def said(folder: Path) -> str:
@@ -60,7 +61,7 @@ def wait_for(condition: Callable[[], bool], cluster: Slurm, job: str, folder: Pa
 
 
 def test_a_preempted_run_saves_is_queued_again_and_ends(cluster: Slurm, root: Path, tmp_path: Path) -> None:
-    job = submit(cluster, tmp_path, root, "loop.num_steps=300", "loop.save_every=10")
+    job = submit(cluster, tmp_path, root, "loop.num_steps=200", "loop.save_every=10")
     stage = root / "vae"
     wait_for(lambda: any((stage / "checkpoints").glob("step-*[0-9]")), cluster, job, tmp_path)
     cluster.run("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the end of the time limit
@@ -89,11 +90,23 @@ def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = {NODES[1]} ] && exit 1\nexec {sys.executable} "$@"\n')
     broken.chmod(0o755)
-    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "40")
+    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "90")
     wait_for_end(cluster, job, tmp_path)
     facts = cluster.facts(job)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "0")
-    assert f"1 of 2 nodes joined within 40 s; missing: {NODES[1]}" in said(tmp_path)
+    assert "1 of 2 nodes joined within" in said(tmp_path)
+    assert f"missing: {NODES[1]}" in said(tmp_path)
+
+
+def test_a_cancelled_run_stays_cancelled(cluster: Slurm, root: Path, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path, root, "loop.num_steps=100000", "folder=other")
+    wait_for(lambda: "all 2 nodes are there" in said(tmp_path), cluster, job, tmp_path)
+    cluster.run("scancel", job)
+    wait_for_end(cluster, job, tmp_path)
+    time.sleep(5)
+    facts = cluster.facts(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    assert f"ray-{job}/" not in processes()
 
 
 def wait_for_end(cluster: Slurm, job: str, folder: Path) -> None:
