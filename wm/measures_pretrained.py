@@ -47,7 +47,7 @@ class PretrainedMeasures:
 
     def __init__(self, config: PretrainedConfig, device: torch.device | str = "cpu") -> None:
         self._config, self._device = config, torch.device(device)
-        paths = {name: Path(config.folder) / FILES[name] for name in config.measures}
+        paths: dict[str, Path] = {name: Path(config.folder) / FILES[name] for name in config.measures}
         self.paths = {name: path for name, path in paths.items() if path.exists()}
         self.absent = {
             name: f"{name} is left out: there is no {path}; put the published weights there"
