@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from torch import nn
 
-Tagged = TypeVar("Tagged", nn.Parameter, nn.Module)
+Tagged = TypeVar("Tagged", bound=nn.Parameter | nn.Module)
 
 
 def tagged(target: Tagged, *, decay: bool | None = None, hidden: bool | None = None) -> Tagged:

@@ -87,11 +87,10 @@ class AdamWAndMuon(torch.optim.AdamW):
         for group in groups:
             for flat in group["params"] if group["muon"] else ():
                 if flat.grad is not None and self.has_matrices(flat):
-                    self._step_muon(flat, group["lr"], group["weight_decay"])
+                    self._step_muon(flat, flat.grad.reshape(-1), group["lr"], group["weight_decay"])
 
-    def _step_muon(self, flat: Tensor, rate: float, weight_decay: float) -> None:
-        assert flat.grad is not None
-        gradient, momentum = flat.grad.reshape(-1), moments(self, flat)["momentum"].view(-1)
+    def _step_muon(self, flat: Tensor, gradient: Tensor, rate: float, weight_decay: float) -> None:
+        momentum = moments(self, flat)["momentum"].view(-1)
         momentum.mul_(self._momentum).add_(gradient)
         wanted = gradient.add(momentum, alpha=self._momentum)
         for matrix in self._matrices[id(flat)]:
