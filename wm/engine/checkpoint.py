@@ -59,7 +59,25 @@ def save(
 
 def checkpoints(root: Path) -> list[Path]:
     """Folders with a valid manifest whose files are all there at their size, newest first."""
-    return [path for path in _published(root) if _whole(path)]
+    return [path for path in published(root) if fault(path) is None]
+
+
+def published(root: Path) -> list[Path]:
+    """Folders that were renamed into place, newest first, whatever happened to them since."""
+    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with the manifest or with a file's size; None where nothing is. Contents are not read."""
+    try:
+        for name, entry in manifest(folder)["files"].items():
+            size = (folder / name).stat().st_size
+            if size != entry["size"]:
+                return f"{folder / name} has {size} bytes; its manifest says {entry['size']}"
+    except (CheckpointError, OSError) as error:
+        return str(error)
+    return None
 
 
 def latest(root: Path) -> Path | None:
@@ -90,7 +108,10 @@ def verify(folder: Path, world: World) -> dict[str, Any]:
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise CheckpointError(f"{folder / name} is missing")
-        if name in expected and found[name]["sha256"] != expected[name]:
+        if name not in expected:
+            # A reader takes what lies in a part's folder, so a file that nobody vouches for would be loaded.
+            raise CheckpointError(f"{folder / name} is not in the manifest; remove it or the checkpoint")
+        if found[name]["sha256"] != expected[name]:
             raise CheckpointError(f"{folder / name} is damaged: its SHA-256 differs from the manifest's")
     return body
 
@@ -116,7 +137,7 @@ def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | Non
 
     None where nothing was ever saved; CheckpointError where something was and nothing is intact.
     """
-    names = world.broadcast_object([path.name for path in _published(root)])
+    names = world.broadcast_object([path.name for path in published(root)])
     for name in names:
         try:
             return root / name, verify(root / name, world)
@@ -239,22 +260,9 @@ def _hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     return {name: entry for files, _ in results for name, entry in files.items()}
 
 
-def _published(root: Path) -> list[Path]:
-    """Folders that were renamed into place, newest first, whatever happened to them since."""
-    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def _whole(folder: Path) -> bool:
-    try:
-        files = manifest(folder)["files"]
-        return all((folder / name).stat().st_size == entry["size"] for name, entry in files.items())
-    except (CheckpointError, OSError):
-        return False
-
-
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """All but hidden ones, which file systems make for themselves (.nfs*) and no part reads."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _sync(path: Path) -> None:
@@ -276,3 +284,9 @@ def _versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+if __name__ == "__main__":
+    from wm.engine.checkpoint_command import main
+
+    raise SystemExit(main())
