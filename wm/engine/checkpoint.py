@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from wm.engine import failpoints
 from wm.engine.protocols import Part
 from wm.engine.world import World
 
@@ -148,17 +149,30 @@ def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | Non
     return None
 
 
-def retain(root: Path, keep_last: int, world: World) -> None:
-    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay."""
+def retain(root: Path, keep_last: int, world: World, saved: int | None = None) -> str | None:
+    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay.
+
+    `saved` is the step that was just saved, so known to be intact: it stays, and newer ones, which the run has left
+    behind because they are damaged, neither count nor go. Why something could not be deleted, on every rank; else None.
+    """
+    message = None
     if world.rank == 0:
-        old = checkpoints(root)[max(1, keep_last) :]
-        for path in old:
-            # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
-            path = path.rename(path.with_name(f"{path.name}.deleted"))
-        for path in root.glob("step-*"):
-            if re.fullmatch(r"step-\d+\.(partial|deleted|replaced)", path.name):
-                shutil.rmtree(path, ignore_errors=True)
-    world.barrier()
+        try:
+            _retire(root, keep_last, saved)
+        except OSError as error:  # a disk that became read-only: an old checkpoint too many is worth no run
+            message = str(error)
+    return world.broadcast_object(message)
+
+
+def _retire(root: Path, keep_last: int, saved: int | None) -> None:
+    found = [path for path in checkpoints(root) if saved is None or int(path.name.removeprefix("step-")) <= saved]
+    for path in found[max(1, keep_last) :]:
+        # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
+        path.rename(path.with_name(f"{path.name}.deleted"))
+        failpoints.reach("checkpoint.retire")
+    for path in root.glob("step-*"):
+        if re.fullmatch(r"step-\d+\.(partial|deleted|replaced)", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _everywhere(world: World, action: Callable[[], None]) -> None:
@@ -189,6 +203,7 @@ def _by_rank_0(world: World, action: Callable[[], T]) -> T:
 
 def _start(partial: Path, world: World) -> None:
     if world.rank == 0:
+        failpoints.reach("checkpoint.begin")
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
@@ -196,6 +211,7 @@ def _start(partial: Path, world: World) -> None:
 
 def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
     for name, part in parts.items():
+        failpoints.reach("checkpoint.part")
         folder = partial / name
         folder.mkdir(exist_ok=True)
         part.save(folder)
@@ -205,6 +221,7 @@ def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
             _sync(path)
     for path in [partial, *(partial / name for name in parts)]:
         _sync(path)
+    failpoints.reach("checkpoint.written")
 
 
 def _publish(
@@ -229,14 +246,17 @@ def _publish(
         "versions": _versions(),
         "files": dict(files),
     }
+    failpoints.reach("checkpoint.manifest")
     path = partial / MANIFEST
     path.write_text(json.dumps({"sha256": _seal(body), "body": body}, indent=1))
     _sync(path)
     _sync(partial)
+    failpoints.reach("checkpoint.publish", path)
     if final.exists():
         # The run came by this step before: from a damaged checkpoint, or to save it once more.
         final.rename(final.with_name(f"{final.name}.replaced"))
     partial.rename(final)
+    failpoints.reach("checkpoint.renamed", final / MANIFEST)
     _sync(final.parent)
     shutil.rmtree(final.with_name(f"{final.name}.replaced"), ignore_errors=True)
 

@@ -94,7 +94,9 @@ def _parse(entry: str) -> tuple[str, _Armed]:
     if action not in ACTIONS and action != "sleep":
         raise ValueError(f"{VARIABLE} has the action {action}; there are {', '.join([*ACTIONS, 'sleep:SECONDS'])}")
     if (argument is None) == (action == "sleep"):
-        raise ValueError(f"{VARIABLE} has {entry!r}; sleep needs seconds, as sleep:2, and no other action takes a number")
+        raise ValueError(
+            f"{VARIABLE} has {entry!r}; sleep needs seconds, as sleep:2, and no other action takes a number"
+        )
     act = ACTIONS[action] if argument is None else _sleep(float(argument))
     return name, _Armed(None if rank is None else int(rank), act, int(first or 1), further is not None)
 
