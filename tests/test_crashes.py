@@ -19,7 +19,7 @@ from safetensors import safe_open
 from wm.engine.failpoints import POINTS
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["crash_run"])
+SERVER.set_forkserver_preload(["torch", "wm.engine.loop"])  # what takes long to import
 
 
 def start(folder: Path, world_size: int = 1, armed: str = "") -> list[Any]:
