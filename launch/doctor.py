@@ -17,7 +17,7 @@ from torch import nn
 from data_pipeline.shards import Dataset
 from launch import probes
 from launch.entry import BAD_INPUT, FAILED, OK, explain
-from launch.run_config import RunConfig, load_run
+from launch.run_config import RunConfig, TrainingConfig, load_run
 from launch.worker import facts_of
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.world import World
@@ -218,9 +218,9 @@ def learners_of(run: RunConfig, root: Path) -> list[tuple[int, LearnerConfig]]:
         return LocalLearner(module, config, num_steps=1, world=world)
 
     manifest = Dataset.open(root / run.source).manifest
-    run.stage.build(  # type: ignore[union-attr]
-        StageContext(root=root, make_learner=make, device=world.device, seed=run.seed, facts=facts_of(manifest))
-    )
+    assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
+    context = StageContext(root=root, make_learner=make, device=world.device, seed=run.seed, facts=facts_of(manifest))
+    run.stage.build(context)
     return held
 
 
