@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import prepare, worker
 from launch.entry import StageError
@@ -45,6 +47,7 @@ SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }
 OBJECT_STORE = 256 << 20  # bytes; nothing large goes through Ray
+NODE_SECONDS = 40.0  # for a node to say what it is
 STOP_SECONDS = 120.0  # for one step and one checkpoint after an interrupt
 
 # What a rank says when it lost its peers: the error to blame is another one's, and a second attempt may go well.
@@ -110,6 +113,23 @@ def _start(where: dict[str, Any], attempts: int = 2) -> None:
         if attempts == 1 or "address" in where:
             raise StageError(f"Ray did not start: {_line(error)}; --local does without") from error
         _start(where, attempts - 1)
+
+
+def on_every_node(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function` returns on each node that is alive, in the order of Ray's list; ConfigError where one is silent."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = [
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
+        )
+        for node in alive
+    ]
+    try:
+        return list(ray.get(asked, timeout=NODE_SECONDS))
+    except RayError as error:
+        names = ", ".join(node["NodeManagerHostname"] for node in alive)
+        raise ConfigError(f"a node of {names} gave no answer in {NODE_SECONDS:g} s: {_line(error)}") from error
 
 
 def check_resources(run: RunConfig) -> None:

@@ -15,6 +15,7 @@ from wm.engine.checkpoint import CheckpointError
 from wm.engine.lock import locked
 from wm.engine.world import World
 
+ROOT = Path(__file__).resolve().parent.parent
 WORLD = World.single()
 FORK = multiprocessing.get_context("fork")
 TREE = {"stage": {"kind": "test"}, "loop": {"num_steps": 9}}

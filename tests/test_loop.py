@@ -1,5 +1,6 @@
 """The run as a whole: resume, refusal, signals, failing disks, an end that stays an end."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -231,3 +232,99 @@ def test_batches_that_end_are_an_error(tmp_path: Path):
     batches = [next(open_batches(0))]
     with pytest.raises(RuntimeError, match="step 1 of 3"):
         run(LineStage(3), lambda _: iter(batches), settings, tmp_path, World.single(), {})
+
+
+class Diverging(LineStage):
+    """Its loss is NaN on the samples from `first` to before `last`, or whenever the weights were moved by them."""
+
+    def __init__(self, num_steps: int, first: int, last: int):
+        super().__init__(num_steps)
+        self._bad = range(first, last)
+        self.clips: list[int] = []
+
+    def step(self, batch: Batch) -> Metrics:
+        clip = int(batch.sample_ids[0].removeprefix("clip").split("@")[0])
+        self.clips.append(clip)
+        self._fail_at = batch.step if clip in self._bad else -1
+        return super().step(batch)
+
+
+def test_five_bad_steps_go_back_to_the_last_checkpoint_and_past_the_data(tmp_path: Path, caplog):
+    stage = Diverging(12, 7, 12)
+    with caplog.at_level(logging.WARNING):
+        assert start(tmp_path, stage=stage)["step"] == 12
+    # 7 to 11 are bad; the save due at step 9 waits, so that step 6 is gone back to, and on with what was not seen.
+    assert stage.clips == [*range(12), *range(12, 18)]
+    assert stage.seen == [*range(12), *range(6, 12)]
+    assert "diverged at step 11: back to step 6" in caplog.text
+    assert "samples clip7@0" in caplog.text
+    last = rows(tmp_path)[-1]
+    assert (last["rollbacks"], last["skipped_steps"]) == (1.0, 0.0)
+    assert last["loss"] is not None
+
+
+def test_after_three_returns_it_says_what_is_wrong(tmp_path: Path):
+    with pytest.raises(
+        FloatingPointError, match=r"again after 3 returns to step-6, each past other data: 5 steps in a row"
+    ):
+        start(tmp_path, num_steps=40, stage=Diverging(40, 7, 1000))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path):
+    with pytest.raises(FloatingPointError, match="5 steps in a row"):
+        start(tmp_path, stage=Diverging(12, 0, 1000))
+
+
+def test_a_loss_spike_is_skipped_once_and_training_returns(tmp_path: Path, caplog):
+    """T-06: one batch scaled by 1e4, four sigma; the level of the 20 steps after is that of the run without it."""
+
+    def losses(folder: Path, spike_at: int) -> list[float]:
+        stage = LineStage(60)
+        settings = LearnerConfig(learning_rate=1e-2, warmup_steps=0, average_decay=0.9, spike_sigma=4.0)
+        stage.learner = LocalLearner(stage.learner.module, settings, num_steps=60, world=World.single())
+
+        def scaled(cursor: int) -> Iterator[tuple[Batch, int]]:
+            for batch, after in open_batches(cursor):
+                assert batch.latents is not None
+                yield (
+                    (dataclasses.replace(batch, latents=batch.latents * 1e4) if batch.step == spike_at else batch),
+                    after,
+                )
+
+        run(stage, scaled, LoopConfig(num_steps=60, log_every=1), folder, World.single(), {})
+        return [row["loss"] for row in rows(folder)]
+
+    calm = losses(tmp_path / "calm", -1)
+    assert "skipped" not in caplog.text
+    hit = losses(tmp_path / "hit", 30)
+    assert rows(tmp_path / "hit")[-1]["skipped_steps"] == 1.0
+    assert "step 30 skipped on all ranks, a loss far above those before it" in caplog.text
+    assert hit[:30] == calm[:30]
+    assert hit[30] > 1e6 * calm[30]
+    assert abs(sum(hit[31:51]) - sum(calm[31:51])) < 0.05 * sum(calm[31:51])
+
+
+def test_a_disk_that_cannot_delete_costs_no_run(tmp_path: Path, monkeypatch):
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    real = Path.rename
+    monkeypatch.setattr(
+        Path, "rename", lambda self, to: refuse(self, to) if str(to).endswith(".deleted") else real(self, to)
+    )
+    assert start(tmp_path)["step"] == 12
+    assert [row["failed_deletions"] for row in rows(tmp_path)][-1] == 1.0
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 4
+
+
+def test_retention_keeps_what_was_just_saved_beside_damaged_newer_ones(tmp_path: Path):
+    start(tmp_path, should_stop=stop_after(9))
+    for path in (tmp_path / "checkpoints").glob("step-*"):  # 6 and 9
+        file = path / "model/rank-00000.safetensors"
+        if path.name == "step-9":
+            file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    settings = LoopConfig(num_steps=12, log_every=1, save_every=1, keep_last=1)
+    tree = json.loads(json.dumps(checkpoint.manifest(tmp_path / "checkpoints/step-6")["config"]))
+    run(LineStage(12), open_batches, settings, tmp_path, World.single(), tree, should_stop=lambda: True)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step-7", "step-9"}
+    assert checkpoint.newest_intact(tmp_path / "checkpoints", World.single())[0].name == "step-7"

@@ -249,6 +249,30 @@ def skip(stage: int, world: World, folder: Path) -> None:
         assert largest_difference(state(learner), state(twin)) == 0.0
 
 
+def spike(stage: int, world: World, folder: Path) -> None:
+    """A finite loss beyond spike_sigma, on the last rank and in the first micro-batch alone, moves nothing anywhere."""
+    for precision in (FLOAT32, BFLOAT16):
+        config = dataclasses.replace(precision, spike_sigma=6.0)
+        learner, twin = make(config, stage, world), make(config, stage, world)
+        train(learner, world, 0, 18)
+        train(twin, world, 0, 18)
+        high = 1e4 if world.rank == world.world_size - 1 else 1.0
+        messages = _messages_of(functools.partial(_update_high, learner, world, high))
+        assert world.rank != 0 or "step 77 skipped on all ranks, a loss far above" in messages, messages
+        train(learner, world, 18, 20)
+        train(twin, world, 18, 20)
+        assert largest_difference(state(learner), state(twin)) == 0.0
+
+
+def _update_high(learner: ZeroLearner, world: World, factor: float) -> None:
+    factors = itertools.chain([factor], itertools.repeat(1.0))
+
+    def high(part: Batch) -> tuple[Tensor, Metrics]:
+        return loss_of(learner, next(factors))(part)
+
+    assert learner.update(high, batch(77, world))["skipped_steps"] == 1
+
+
 def _break(learner: ZeroLearner, world: World, bad: bool, where: str) -> None:
     def broken(part: Batch) -> tuple[Tensor, Metrics]:
         value, metrics = loss_of(learner)(part)
@@ -385,11 +409,12 @@ TWO_RANKS: tuple[Check, ...] = (
     resume,
     other_stage,
     skip,
+    spike,
     two_learners,
     muon,
     whole_run,
 )
-ONE_RANK: tuple[Check, ...] = (parity, resume, skip, muon, other_world)
+ONE_RANK: tuple[Check, ...] = (parity, resume, skip, spike, muon, other_world)
 
 
 def run(check: Check, stage: int, world: World, folder: Path) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from wm.durable import sync
+from wm.engine import failpoints
 from wm.engine.protocols import Part
 from wm.engine.world import World
 
@@ -60,7 +61,25 @@ def save(
 
 def checkpoints(root: Path) -> list[Path]:
     """Folders with a valid manifest whose files are all there at their size, newest first."""
-    return [path for path in _published(root) if _whole(path)]
+    return [path for path in published(root) if fault(path) is None]
+
+
+def published(root: Path) -> list[Path]:
+    """Folders that were renamed into place, newest first, whatever happened to them since."""
+    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with the manifest or with a file's size; None where nothing is. Contents are not read."""
+    try:
+        for name, entry in manifest(folder)["files"].items():
+            size = (folder / name).stat().st_size
+            if size != entry["size"]:
+                return f"{folder / name} has {size} bytes; its manifest says {entry['size']}"
+    except (CheckpointError, OSError) as error:
+        return str(error)
+    return None
 
 
 def latest(root: Path) -> Path | None:
@@ -91,7 +110,10 @@ def verify(folder: Path, world: World) -> dict[str, Any]:
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise CheckpointError(f"{folder / name} is missing")
-        if name in expected and found[name]["sha256"] != expected[name]:
+        if name not in expected:
+            # A reader takes what lies in a part's folder, so a file that nobody vouches for would be loaded.
+            raise CheckpointError(f"{folder / name} is not in the manifest; remove it or the checkpoint")
+        if found[name]["sha256"] != expected[name]:
             raise CheckpointError(f"{folder / name} is damaged: its SHA-256 differs from the manifest's")
     return body
 
@@ -117,7 +139,7 @@ def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | Non
 
     None where nothing was ever saved; CheckpointError where something was and nothing is intact.
     """
-    names = world.broadcast_object([path.name for path in _published(root)])
+    names = world.broadcast_object([path.name for path in published(root)])
     for name in names:
         try:
             return root / name, verify(root / name, world)
@@ -128,17 +150,30 @@ def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | Non
     return None
 
 
-def retain(root: Path, keep_last: int, world: World) -> None:
-    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay."""
+def retain(root: Path, keep_last: int, world: World, saved: int | None = None) -> str | None:
+    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay.
+
+    `saved` is the step that was just saved, so known to be intact: it stays, and newer ones, which the run has left
+    behind because they are damaged, neither count nor go. Why something could not be deleted, on every rank; else None.
+    """
+    message = None
     if world.rank == 0:
-        old = checkpoints(root)[max(1, keep_last) :]
-        for path in old:
-            # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
-            path = path.rename(path.with_name(f"{path.name}.deleted"))
-        for path in root.glob("step-*"):
-            if re.fullmatch(r"step-\d+\.(partial|deleted|replaced)", path.name):
-                shutil.rmtree(path, ignore_errors=True)
-    world.barrier()
+        try:
+            _retire(root, keep_last, saved)
+        except OSError as error:  # a disk that became read-only: an old checkpoint too many is worth no run
+            message = str(error)
+    return world.broadcast_object(message)
+
+
+def _retire(root: Path, keep_last: int, saved: int | None) -> None:
+    found = [path for path in checkpoints(root) if saved is None or int(path.name.removeprefix("step-")) <= saved]
+    for path in found[max(1, keep_last) :]:
+        # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
+        path.rename(path.with_name(f"{path.name}.deleted"))
+        failpoints.reach("checkpoint.retire")
+    for path in root.glob("step-*"):
+        if re.fullmatch(r"step-\d+\.(partial|deleted|replaced)", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _everywhere(world: World, action: Callable[[], None]) -> None:
@@ -169,6 +204,7 @@ def _by_rank_0(world: World, action: Callable[[], T]) -> T:
 
 def _start(partial: Path, world: World) -> None:
     if world.rank == 0:
+        failpoints.reach("checkpoint.begin")
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
@@ -176,6 +212,7 @@ def _start(partial: Path, world: World) -> None:
 
 def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
     for name, part in parts.items():
+        failpoints.reach("checkpoint.part")
         folder = partial / name
         folder.mkdir(exist_ok=True)
         part.save(folder)
@@ -185,6 +222,7 @@ def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
             sync(path)
     for path in [partial, *(partial / name for name in parts)]:
         sync(path)
+    failpoints.reach("checkpoint.written")
 
 
 def _publish(
@@ -209,14 +247,17 @@ def _publish(
         "versions": _versions(),
         "files": dict(files),
     }
+    failpoints.reach("checkpoint.manifest")
     path = partial / MANIFEST
     path.write_text(json.dumps({"sha256": _seal(body), "body": body}, indent=1))
     sync(path)
     sync(partial)
+    failpoints.reach("checkpoint.publish", path)
     if final.exists():
         # The run came by this step before: from a damaged checkpoint, or to save it once more.
         final.rename(final.with_name(f"{final.name}.replaced"))
     partial.rename(final)
+    failpoints.reach("checkpoint.renamed", final / MANIFEST)
     sync(final.parent)
     shutil.rmtree(final.with_name(f"{final.name}.replaced"), ignore_errors=True)
 
@@ -240,22 +281,9 @@ def _hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     return {name: entry for files, _ in results for name, entry in files.items()}
 
 
-def _published(root: Path) -> list[Path]:
-    """Folders that were renamed into place, newest first, whatever happened to them since."""
-    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := re.fullmatch(r"step-(\d+)", path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def _whole(folder: Path) -> bool:
-    try:
-        files = manifest(folder)["files"]
-        return all((folder / name).stat().st_size == entry["size"] for name, entry in files.items())
-    except (CheckpointError, OSError):
-        return False
-
-
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """All but hidden ones, which file systems make for themselves (.nfs*) and no part reads."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _seal(body: Any) -> str:
@@ -269,3 +297,9 @@ def _versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
+
+
+if __name__ == "__main__":
+    from wm.engine.checkpoint_command import main
+
+    raise SystemExit(main())

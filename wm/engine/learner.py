@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wm.batch import Batch
 from wm.config import config
+from wm.engine import failpoints
 from wm.engine.average import Average, PowerAverages, swapped
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
@@ -44,6 +45,7 @@ class LearnerConfig:
     decay_share: float = 0.2  # of the run's steps, in which wsd falls
     final_learning_rate: float = 0.0  # where decay ends, as a fraction of learning_rate
     gradient_clip: float = 1.0  # largest global norm; 0 clips nothing
+    spike_sigma: float = 0.0  # a loss so many standard deviations above the recent mean is not applied; 0: any is
     precision: Literal["float32", "bfloat16"] = "float32"  # of module and gradient; masters and average are float32
     zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
     micro_batch_size: int = 0  # samples of one rank that go through at once; 0 is all
@@ -63,7 +65,9 @@ class LearnerConfig:
             power_exponent(length)
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"decay_share {self.decay_share} must be in (0, 1]: it is a share of the run's steps")
-        for name in ("weight_decay", "warmup_steps", "final_learning_rate", "gradient_clip", "micro_batch_size"):
+        for name in (
+            "weight_decay", "warmup_steps", "final_learning_rate", "gradient_clip", "spike_sigma", "micro_batch_size"
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
 
@@ -174,13 +178,18 @@ class LocalLearner:
     def update(self, loss: Loss, batch: Batch) -> Metrics:
         """One optimizer step, or none where any rank's loss or gradient is not finite. See protocols.Learner."""
         means = self._accumulate(loss, batch)
+        failpoints.reach("learner.gradients")
         norm = self._gradient_norm()
         metrics = means.rank_means()
         rate = learning_rate(self._config, self._count.applied, self._num_steps)
-        if bool(torch.isfinite(norm + metrics["loss"])):
+        sigma = self._config.spike_sigma
+        finite = bool(torch.isfinite(norm + metrics["loss"]))
+        spike = finite and bool(sigma) and self._count.is_spike(metrics["loss"].item(), sigma)
+        if finite and not spike:
             self._apply(norm, rate)
+            self._count.apply(metrics["loss"].item() if sigma else None)
         else:
-            self._count.skip(batch, means.own_loss(), norm.item(), self._world)
+            self._count.skip(batch, means.own_loss(), norm.item(), spike, self._world)
         return {**metrics, "grad_norm": norm, "learning_rate": rate, "skipped_steps": float(self._count.skipped)}
 
     def _accumulate(self, loss: Loss, batch: Batch) -> MetricMeans:
@@ -211,10 +220,10 @@ class LocalLearner:
         self._optimizer.step()
         for group in self._groups:
             group.publish()
+        failpoints.reach("learner.applied")
         if self._average is not None:
             self._average.update([g.master for g in self._groups])
         self._powers.update([g.master for g in self._groups], self._count.applied + 1)
-        self._count.apply()
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:

@@ -4,6 +4,7 @@ Steps are optimizer steps: one call of `stage.step`. A run that is started again
 newest checkpoint was, bit for bit.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -21,16 +22,18 @@ from torch import Tensor
 
 from wm.config import ConfigError, config, difference, dump
 from wm.durable import write_text
-from wm.engine import checkpoint
+from wm.engine import checkpoint, failpoints
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
 from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Stage
+from wm.engine.update import Diverged
 from wm.engine.world import World
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3
+MAX_ROLLBACKS = 3  # without a new checkpoint in between
 # What may differ between a checkpoint and the run that goes on from it: none of these changes what is computed. A
 # name is a field anywhere in the config; a dotted path is that field or everything below it.
 ALWAYS_ALLOWED = ("zero_stage", "num_workers", "log_every", "save_every", "sample_every", "keep_last", "resources")
@@ -69,7 +72,8 @@ def run(
     """What result.json says, with `stopped` True where the run ended early (then nothing is written, and it can go on).
 
     Raises ConfigError when the checkpoint was made under another config, CheckpointError when the folder is in use, no
-    checkpoint is intact or three saves failed in a row, FloatingPointError when training diverged.
+    checkpoint is intact or three saves failed in a row, FloatingPointError when training diverged and going back to the
+    last checkpoint and past the data since did not help.
     """
     with locked(folder, world):
         result = world.broadcast_object(_read_result(folder))
@@ -102,7 +106,9 @@ class _Progress:
         self._on_checkpoint = on_checkpoint
         self._root = folder / "checkpoints"
         self._step, self._cursor, self._saved_step = 0, 0, -1
-        self._failed_saves = 0
+        self._failed_saves, self._failed_deletions = 0, 0
+        self._rollbacks, self._rollbacks_in_a_row = 0, 0
+        self._owes_save = False
         self._seconds_before, self._started_at = 0.0, time.monotonic()
         self._logged_step, self._logged_at = 0, time.monotonic()
         self._skipped = 0.0
@@ -114,33 +120,78 @@ class _Progress:
         if intact is not None:
             path, manifest = intact
             _refuse_drift(manifest["config"], self._tree, path, allow_changes)
-            state = checkpoint.load(path, self._stage.parts(), self._world, verified=manifest)
-            self._step, self._cursor, self._seconds_before = state["step"], state["cursor"], state["seconds"]
-            self._saved_step = self._logged_step = self._step
-        self._log = MetricsLog(self._folder, self._world, first_step=self._step + 1 if self._step else 0)
+            state = self._load(path, manifest)
+            self._cursor, self._seconds_before = state["cursor"], state["seconds"]
+            self._rollbacks = state.get("rollbacks", 0)
+        self._open_log()
         self._write_config()
         logger.info("resumed from step %d" if self._step else "starts at step %d", self._step)
+        failpoints.reach("loop.resumed")
 
     def train(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
-        """Step until the end or until any rank wants to stop."""
+        """Step until the end or until any rank wants to stop; go back where training diverged."""
         self._started_at = self._logged_at = time.monotonic()
-        if self._step >= self._config.num_steps:
-            return
+        while self._step < self._config.num_steps and not self._stopped:
+            try:
+                self._steps(open_batches, stop)
+            except Diverged as error:
+                self._roll_back(error)
+
+    def _steps(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
         for batch, cursor in open_batches(self._cursor):
+            failpoints.reach("loop.step")
+            self._cursor = cursor
             # Draws that are not keyed by sample (dropout) follow the step, so that a resumed run repeats them.
             torch.manual_seed(self._step * self._world.world_size + self._world.rank)
-            metrics = self._stage.step(batch)
-            self._step, self._cursor = self._step + 1, cursor
-            self._log_metrics(metrics)
+            # After a rollback the stream is ahead of the steps; what a stage does at a step follows the steps.
+            metrics = self._stage.step(dataclasses.replace(batch, step=self._step))
+            self._step += 1
+            failpoints.reach("loop.stepped")
+            skipped = self._log_metrics(metrics)
             if self._due(self._config.sample_every):
                 with torch.no_grad():
                     self._log.pictures(self._step, self._stage.sample(batch))
             self._stopped = self._world.any(stop())
-            if self._stopped or self._step == self._config.num_steps or self._due(self._config.save_every):
+            ends = self._stopped or self._step == self._config.num_steps
+            self._owes_save |= self._due(self._config.save_every)
+            # Not among skipped steps: the checkpoint that training goes back to should be from before the trouble.
+            if ends or (self._owes_save and not skipped):
                 self._save()
-            if self._stopped or self._step == self._config.num_steps:
+            if ends:
                 return
         raise RuntimeError(f"the batches ended at step {self._step} of {self._config.num_steps}; they must not end")
+
+    def _roll_back(self, error: Diverged) -> None:
+        """Go back to the last checkpoint and on with the data after what was seen since (PaLM, Chowdhery et al. 2022).
+
+        Raises `error` where there is no checkpoint or going back did not help before.
+        """
+        intact = checkpoint.newest_intact(self._root, self._world)
+        if intact is None:
+            raise error
+        if self._rollbacks_in_a_row == MAX_ROLLBACKS:
+            raise FloatingPointError(
+                f"training diverged again after {MAX_ROLLBACKS} returns to {intact[0].name}, each past other data: {error}"
+            ) from error
+        failed_at = self._step
+        self._load(*intact)
+        self._rollbacks, self._rollbacks_in_a_row = self._rollbacks + 1, self._rollbacks_in_a_row + 1
+        self._owes_save = False
+        self._log.close()
+        self._open_log()
+        logger.warning(
+            "diverged at step %d: back to step %d, and past the data of %d steps to sample %d",
+            failed_at, self._step, failed_at + 1 - self._step, self._cursor,
+        )  # fmt: skip
+
+    def _load(self, path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        state = checkpoint.load(path, self._stage.parts(), self._world, verified=manifest)
+        self._step = self._saved_step = self._logged_step = state["step"]
+        self._skipped = state.get("skipped", 0.0)
+        return state
+
+    def _open_log(self) -> None:
+        self._log = MetricsLog(self._folder, self._world, first_step=self._step + 1 if self._step else 0)
 
     def end(self) -> dict[str, Any]:
         """Finish the stage and write result.json; only say so where the run stopped early."""
@@ -149,6 +200,7 @@ class _Progress:
         if unfinished:
             logger.info("stopped at step %d", self._step)
         else:
+            failpoints.reach("loop.finish")
             result |= self._stage.finish(self._folder)
             self._world.barrier()
             if self._world.rank == 0:
@@ -167,27 +219,37 @@ class _Progress:
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0
 
-    def _log_metrics(self, metrics: Metrics) -> None:
+    def _log_metrics(self, metrics: Metrics) -> bool:
+        """Log where it is due; whether the step was skipped."""
         skipped = _skipped(metrics)
         news = skipped > self._skipped  # a row of its own: a skip must be found at the step where it happened
-        self._skipped = max(skipped, self._skipped)
+        self._skipped = skipped
         if not (news or self._step == 1 or self._step == self._config.num_steps or self._due(self._config.log_every)):
-            return
+            return False
         means = self._world.mean_metrics(metrics)
         now = time.monotonic()
         rate = (now - self._logged_at) / max(1, self._step - self._logged_step)
         self._logged_step, self._logged_at = self._step, now
-        clock = {"seconds": self._seconds(), "seconds_per_step": rate, "failed_saves": float(self._failed_saves)}
-        self._log.log(self._step, {**clock, **means})
+        clock = {"seconds": self._seconds(), "seconds_per_step": rate}
+        alarms = {
+            "failed_saves": self._failed_saves, "failed_deletions": self._failed_deletions, "rollbacks": self._rollbacks,
+            "skipped": self._skipped,
+        }  # fmt: skip
+        self._log.log(self._step, {**clock, **{name: float(count) for name, count in alarms.items()}, **means})
+        return news
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started_at
 
     def _save(self) -> None:
         """Save this step. A failure is survived twice in a row: an old checkpoint is better than no run."""
+        self._owes_save = False
         if self._saved_step == self._step:
             return
-        state = {"step": self._step, "cursor": self._cursor, "seconds": self._seconds()}
+        state = {
+            "step": self._step, "cursor": self._cursor, "seconds": self._seconds(), "rollbacks": self._rollbacks,
+            "skipped": self._skipped,
+        }  # fmt: skip
         try:
             path = checkpoint.save(self._root, self._step, self._stage.parts(), state, self._world, self._tree)
         except CheckpointError as error:
@@ -198,8 +260,12 @@ class _Progress:
                 ) from None
             logger.warning("no checkpoint at step %d (%s); training goes on", self._step, error)
             return
-        self._failed_saves, self._saved_step = 0, self._step
-        checkpoint.retain(self._root, self._config.keep_last, self._world)
+        self._failed_saves, self._saved_step, self._rollbacks_in_a_row = 0, self._step, 0
+        failpoints.reach("checkpoint.published", max(path.rglob("*"), key=lambda file: file.stat().st_size))
+        trouble = checkpoint.retain(self._root, self._config.keep_last, self._world, saved=self._step)
+        self._failed_deletions = 0 if trouble is None else self._failed_deletions + 1
+        if trouble is not None:
+            logger.warning("older checkpoints stay: they cannot be deleted (%s)", trouble)
         logger.info("checkpoint step %d", self._step)
         if self._on_checkpoint is not None:
             self._on_checkpoint(self._step, path)

@@ -22,6 +22,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
+from wm.engine import failpoints
 from wm.engine.world import World
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class MetricsLog:
             self._events = None
 
     def _append(self, row: Mapping[str, Any]) -> None:
+        failpoints.reach("metrics.row")
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wm.engine import failpoints
+
 
 @dataclass(frozen=True)
 class Fragment:
@@ -46,6 +48,7 @@ def write(folder: Path, rank: int, fragments: Sequence[Fragment], extra: Mapping
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata)
     except SafetensorError as error:  # how safetensors reports a full disk, among others
         raise OSError(f"{path} cannot be written: {error}") from None
+    failpoints.reach("checkpoint.file", path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

@@ -2,8 +2,9 @@
 
 import logging
 import math
+import statistics
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from wm.engine.world import World
 logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 5
+SPIKE_WINDOW, SPIKE_HISTORY = 64, 16  # steps that a loss is compared with: at most, at least
+
+
+class Diverged(FloatingPointError):
+    """Too many steps in a row were skipped, on every rank; weights and optimizer are those before the first of them."""
 
 
 def untrained(module: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
@@ -67,13 +73,27 @@ class StepCount:
     applied: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    losses: list[float] = field(default_factory=list)  # of the newest applied steps, where spikes are looked for
 
-    def apply(self) -> None:
+    def is_spike(self, loss: float, sigma: float) -> bool:
+        """Whether `loss` is more than `sigma` standard deviations above the mean of the applied steps' (0: never).
+
+        A loss that hardly moves has next to no deviation, so a thousandth of its size is the least that counts.
+        """
+        if not sigma or len(self.losses) < SPIKE_HISTORY:
+            return False
+        mean = statistics.fmean(self.losses)
+        return loss > mean + sigma * max(statistics.pstdev(self.losses), 1e-3 * abs(mean))
+
+    def apply(self, loss: float | None = None) -> None:
+        """Count an applied step; its loss is kept for `is_spike` where it is given."""
         self.applied += 1
         self.skipped_in_a_row = 0
+        if loss is not None:
+            self.losses = [*self.losses, loss][-SPIKE_WINDOW:]
 
-    def skip(self, batch: Batch, own_loss: float, gradient_norm: float, world: World) -> None:
-        """Count and log a step that was not applied, with its samples. FloatingPointError at the fifth in a row."""
+    def skip(self, batch: Batch, own_loss: float, gradient_norm: float, spike: bool, world: World) -> None:
+        """Count and log a step that was not applied, with its samples. Diverged at the fifth in a row."""
         self.skipped += 1
         self.skipped_in_a_row += 1
         held = world.gather_objects((own_loss, batch.sample_ids))
@@ -82,11 +102,12 @@ class StepCount:
         text = "; ".join(
             f"rank {rank} loss {loss:g} samples {', '.join(ids) or '(unnamed)'}" for rank, loss, ids in suspects
         )
-        line = f"step {batch.step} skipped on all ranks, gradient norm {gradient_norm:g}: {text}"
+        reason = "a loss far above those before it" if spike else f"gradient norm {gradient_norm:g}"
+        line = f"step {batch.step} skipped on all ranks, {reason}: {text}"
         if world.rank == 0:
             logger.warning(line)
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise FloatingPointError(
+            raise Diverged(
                 f"{MAX_SKIPPED_IN_A_ROW} steps in a row, the last at step {batch.step}, had a loss or gradient that is "
-                f"not finite; lower learning_rate or look at the samples. Last: {line}"
+                f"not finite, or a loss beyond spike_sigma; lower learning_rate or look at the samples. Last: {line}"
             )

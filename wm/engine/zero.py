@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wm.batch import Batch
+from wm.engine import failpoints
 from wm.engine.average import Average, PowerAverages
 from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
@@ -114,31 +115,36 @@ class ZeroLearner:
         rate = learning_rate(self._config, self._count.applied, self._num_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        means = self._accumulate(loss, batch)
+        means, spike = self._accumulate(loss, batch)
+        failpoints.reach("learner.gradients")
         metrics = means.rank_means()
         norm = self._step()
         if norm is not None:
+            failpoints.reach("learner.applied")
             if self._average is not None:
                 self._average.update(self._masters.flats)
             self._powers.update(self._masters.flats, self._count.applied + 1)
-            self._count.apply()
+            self._count.apply(metrics["loss"].item() if self._config.spike_sigma else None)
         else:
-            self._count.skip(batch, means.own_loss(), float("nan"), self._world)
+            self._count.skip(batch, means.own_loss(), float("nan"), spike, self._world)
         shown = float("nan") if norm is None else norm
         return {**metrics, "grad_norm": shown, "learning_rate": rate, "skipped_steps": float(self._count.skipped)}
 
-    def _accumulate(self, loss: Loss, batch: Batch) -> MetricMeans:
-        means = MetricMeans(self._world)
+    def _accumulate(self, loss: Loss, batch: Batch) -> tuple[MetricMeans, bool]:
+        """What was measured, and whether the loss is a spike: then the gradients are NaN, so that no step is taken."""
+        means, spike = MetricMeans(self._world), False
         parts = list(micro_batches(batch, self._config.micro_batch_size))
         for i, (part, weight) in enumerate(parts):
             self._engine.set_gradient_accumulation_boundary(i == len(parts) - 1)
             self._masters.before_forward()
             value, metrics = loss(part)
             means.add(value, metrics, weight)
-            weighted = _poisoned(value) * weight
+            if self._config.spike_sigma and i == len(parts) - 1:
+                spike = self._count.is_spike(means.rank_means()["loss"].item(), self._config.spike_sigma)
+            weighted = _poisoned(value, spike) * weight
             weighted.register_hook(lambda _: self._engine._backward_prologue())
             self._engine.backward(weighted)
-        return means
+        return means, spike
 
     def _step(self) -> Tensor | float | None:
         """The gradient norm of an applied step; None when a gradient was not finite and nothing changed."""
@@ -238,9 +244,12 @@ def _shape(parameter: Any) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def _poisoned(loss: Tensor) -> Tensor:
-    """`loss`, with NaN for a gradient where it is not finite, so that the check of gradients finds it on every rank."""
-    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
+def _poisoned(loss: Tensor, spike: bool) -> Tensor:
+    """`loss`, with NaN for a gradient where it is not finite or a spike: the check of gradients finds it on every rank.
+
+    The only way that all of DeepSpeed's optimizers share of leaving a step out with nothing kept of its gradients.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()) & (not spike), 1.0, float("nan"))
 
 
 @contextmanager

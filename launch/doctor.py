@@ -1,0 +1,230 @@
+"""`python -m launch.doctor [CONFIG] [--root ROOT] [--address ADDRESS]`: one line a probe, and what to do about it.
+
+Looks at this machine, or at every node of the Ray cluster at `--address`. With a stage file also at what that needs.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from data_pipeline.shards import Dataset
+from launch import probes
+from launch.entry import BAD_INPUT, FAILED, OK, explain
+from launch.run_config import RunConfig, TrainingConfig, load_run
+from launch.worker import facts_of
+from wm.engine.learner import LearnerConfig, LocalLearner
+from wm.engine.world import World
+from wm.stages.context import StageContext
+
+GIB = 1 << 30
+LEAST_FREE = 5 * GIB  # of storage, for checkpoints and metrics
+LEAST_SHARED_MEMORY = 1 * GIB  # Ray's object store and the loaders' workers lie there
+MOST_SKEW = 2.0  # seconds between two nodes' clocks, the time of asking included
+MASTER_PORT = 29500  # torch's usual one
+
+Facts = dict[str, Any]
+
+
+class Finding(NamedTuple):
+    probe: str
+    well: bool
+    text: str  # what was found and, where that is not well, what to do
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 all well, 1 a probe failed, 2 wrong input."""
+    arguments = _parser().parse_args(argv)
+    try:
+        run = load_run(arguments.config) if arguments.config else None
+        name = arguments.config.resolve().parent.name if arguments.config else ""
+        root = arguments.root or Path("runs") / name
+        findings = list(diagnose(nodes(root, arguments.address), run, root))
+    except (ValueError, OSError) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return BAD_INPUT
+    for finding in findings:
+        print(f"{'ok  ' if finding.well else 'FAIL'} {finding.probe:<15} {finding.text}")
+    return OK if all(finding.well for finding in findings) else FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m launch.doctor", description="What is wrong with these machines?")
+    parser.add_argument("config", type=Path, nargs="?", help="stage file, as configs/desktop_sim/dit.yaml")
+    parser.add_argument("--root", type=Path, help="folder of the outputs; default runs/<name of the config folder>")
+    parser.add_argument("--address", help="of a Ray cluster: every node is looked at")
+    return parser
+
+
+def nodes(root: Path, address: str | None) -> list[Facts]:
+    """The facts of this machine, or of every node of the cluster, each with `skew`, its clock against ours in seconds."""
+    if address is None:
+        return [probes.facts(str(root)) | {"skew": 0.0}]
+    from launch.cluster import Cluster, on_every_node
+
+    with Cluster(address):
+        asked = time.time()
+        found = on_every_node(probes.facts, str(root.resolve()))
+        answered = time.time()
+    return [f | {"skew": max(0.0, asked - f["clock"], f["clock"] - answered)} for f in found]
+
+
+def diagnose(found: Sequence[Facts], run: RunConfig | None, root: Path) -> Iterator[Finding]:
+    """Every probe's line."""
+    yield same_versions(found)
+    yield enough_gpus(found, run)
+    yield one_interface(found)
+    yield each("shared memory", found, shared_memory)
+    yield each("clock", found, clock)
+    yield each("storage", found, storage)
+    yield port(MASTER_PORT)
+    if run is not None and run.source:
+        yield shards(root / run.source)
+    if run is not None and run.trains:
+        yield from memory(run, root, found)
+
+
+def each(probe: str, found: Sequence[Facts], judge: Callable[[Facts], tuple[bool, str]]) -> Finding:
+    """The first node that is not well, else what the first one says."""
+    judged = [(f["host"], *judge(f)) for f in found]
+    host, well, text = next((item for item in judged if not item[1]), judged[0])
+    return Finding(probe, well, f"{host}: {text}" if len(found) > 1 else text)
+
+
+def same_versions(found: Sequence[Facts]) -> Finding:
+    first = found[0]["versions"]
+    for other in found[1:]:
+        names = [n for n in first.keys() | other["versions"].keys() if first.get(n) != other["versions"].get(n)]
+        if names:
+            differing = ", ".join(f"{n} {first.get(n)} and {other['versions'].get(n)}" for n in sorted(names))
+            return Finding(
+                "versions", False, f"{found[0]['host']} and {other['host']} have {differing}; run make setup on all"
+            )
+    return Finding("versions", True, ", ".join(f"{name} {version}" for name, version in first.items()))
+
+
+def enough_gpus(found: Sequence[Facts], run: RunConfig | None) -> Finding:
+    there = [gpu for f in found for gpu in f["gpus"]]
+    needed = run.resources.num_workers * run.resources.gpus_per_worker if run is not None else 0
+    kinds = sorted({f"{name}, {size / GIB:.0f} GiB" for name, size in there})
+    text = f"{len(there)} ({'; '.join(kinds)})" if there else "none; the CPU computes"
+    if needed > len(there):
+        return Finding("GPUs", False, f"{text}; the file asks for {needed:g}: lower resources.num_workers or add nodes")
+    return Finding("GPUs", True, text)
+
+
+def one_interface(found: Sequence[Facts]) -> Finding:
+    """gloo and NCCL pick an interface on each node; the same name everywhere is what can be set for all."""
+    chosen = os.environ.get("GLOO_SOCKET_IFNAME")
+    names = sorted({f["interface"][0] for f in found})
+    text = ", ".join(f"{f['interface'][0]} {f['interface'][1]}" for f in found)
+    if chosen is None and len(names) > 1:
+        return Finding("network", False, f"{text}: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to {','.join(names)}")
+    return Finding("network", True, text + (f"; GLOO_SOCKET_IFNAME is {chosen}" if chosen else ""))
+
+
+def shared_memory(facts: Facts) -> tuple[bool, str]:
+    free = facts["shared_memory"]
+    text = f"{free / GIB:.1f} GiB free in /dev/shm"
+    return free >= LEAST_SHARED_MEMORY, text if free >= LEAST_SHARED_MEMORY else (
+        f"{text}, needed is 1 GiB; in a container give --shm-size=2g, in Kubernetes an emptyDir of medium Memory"
+    )
+
+
+def clock(facts: Facts) -> tuple[bool, str]:
+    well = facts["skew"] <= MOST_SKEW
+    text = f"at most {facts['skew']:.1f} s off"
+    return well, text if well else f"{text} this machine's; run an NTP client on both"
+
+
+def storage(facts: Facts) -> tuple[bool, str]:
+    result = facts["storage"]
+    if "error" in result:
+        return False, f"{result['error']}; give a --root that every node can write"
+    text = f"8 MiB written, synced, renamed and read in {result['seconds']:.2f} s, {result['free'] / GIB:.0f} GiB free"
+    well = result["free"] >= LEAST_FREE
+    return well, text if well else f"{text}; checkpoints need more: make room or lower loop.keep_last"
+
+
+def port(number: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", number))
+        except OSError as error:
+            return Finding("ports", False, f"{number} cannot be bound ({error.strerror}); give torchrun --master-port")
+    return Finding("ports", True, f"{number} is free for torchrun; Ray chooses its own")
+
+
+def shards(folder: Path) -> Finding:
+    """Index and sizes of every shard, and the first clip read with its checksums."""
+    began = time.monotonic()
+    try:
+        dataset = Dataset.open(folder)
+        dataset.read(0, 0, 1)
+    except (ValueError, OSError) as error:
+        return Finding("shards", False, explain(error))
+    seconds = time.monotonic() - began
+    return Finding("shards", True, f"{folder}: {len(dataset.clips)} clips, opened and one read in {seconds:.2f} s")
+
+
+def memory(run: RunConfig, root: Path, found: Sequence[Facts]) -> Iterator[Finding]:
+    """Weights, gradients, masters, moments and average of a worker at each ZeRO stage against what it has."""
+    try:
+        learners = learners_of(run, root)
+    except (ValueError, OSError) as error:
+        yield Finding("memory", False, f"the model cannot be built yet: {explain(error)}")
+        return
+    workers = run.resources.num_workers
+    if run.resources.gpus_per_worker:
+        there = min((size for f in found for _, size in f["gpus"]), default=0)
+    else:
+        there = sum(f["memory"] for f in found) // workers
+    needs = [sum(state_bytes(n, config, zero, workers) for n, config in learners) for zero in range(4)]
+    chosen = max(config.zero_stage for _, config in learners)
+    numel = sum(n for n, _ in learners)
+    estimates = ", ".join(f"ZeRO {zero} {need / GIB:.2f}" for zero, need in enumerate(needs))
+    text = f"{numel / 1e6:.1f} M parameters on {workers} workers: {estimates} GiB each without activations, {there / GIB:.0f} there"
+    well = needs[chosen] < there
+    yield Finding("memory", well, text if well else f"{text}; raise stage.learner.zero_stage or resources.num_workers")
+
+
+def state_bytes(numel: int, config: LearnerConfig, zero_stage: int, num_workers: int) -> float:
+    """Bytes a rank holds for `numel` parameters (ZeRO, Rajbhandari et al. 2020, figure 1), with an average in float32.
+
+    Weights w and gradients g in the config's precision, gradients in float32 where ZeRO accumulates them so; float32
+    masters (where weights are not), two moments and the average. Stage 1 divides the last over ranks, 2 also g, 3 also w.
+    """
+    weights = 2 if config.precision == "bfloat16" else 4
+    gradients = weights if zero_stage == 0 else 4
+    rest = (4 if config.precision == "bfloat16" else 0) + 8 + (4 if config.average_decay else 0)
+    parts = (rest, gradients, weights)  # in the order in which the stages divide them
+    return numel * sum(p / num_workers if zero_stage > i else p for i, p in enumerate(parts))
+
+
+def learners_of(run: RunConfig, root: Path) -> list[tuple[int, LearnerConfig]]:
+    """Trained parameters and config of each of the stage's learners."""
+    held: list[tuple[int, LearnerConfig]] = []
+    world = World.single()
+
+    def make(module: nn.Module, config: LearnerConfig) -> LocalLearner:
+        held.append((sum(p.numel() for p in module.parameters() if p.requires_grad), config))
+        return LocalLearner(module, config, num_steps=1, world=world)
+
+    manifest = Dataset.open(root / run.source).manifest
+    assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
+    context = StageContext(
+        root=root, make_learner=make, device=world.device, seed=run.seed, num_steps=1, facts=facts_of(manifest)
+    )
+    run.stage.build(context)
+    return held
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
