@@ -14,6 +14,7 @@ from torch import nn
 from launch import doctor, probes
 from launch.run_config import RunConfig, load_run
 from wm.engine.learner import LearnerConfig, LocalLearner
+from wm.engine.optimizer import moments
 from wm.engine.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +98,7 @@ def test_the_estimate_is_what_a_learner_holds(precision: str, average: float):
     learner = LocalLearner(module, config, num_steps=1, world=World.single())
     numel = sum(p.numel() for p in module.parameters())
     kept = [t for group in learner._groups for t in (group.master, group.low, group.gradient)]
-    kept += [t for group in learner._groups for t in learner._moments(group).values()]
+    kept += [t for group in learner._groups for t in moments(learner._optimizer, group.master).values()]
     kept += learner._average.tensors if learner._average is not None else []
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if isinstance(t, torch.Tensor)}
     assert sum(held.values()) == doctor.state_bytes(numel, config, 1, 1)
