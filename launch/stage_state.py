@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.run_config import RunConfig
 from wm.config import ConfigError, difference, to_dict
-from wm.engine.loop import ALWAYS_ALLOWED
+from wm.engine.drift import ALWAYS_ALLOWED
 
 STATE, RESULT, DATASET = "stage.json", "result.json", "dataset.json"
 

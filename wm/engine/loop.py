@@ -8,25 +8,23 @@ import dataclasses
 import json
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wm.config import ConfigError, config, difference, dump
+from wm.config import config, dump
 from wm.durable import write_text
 from wm.engine import checkpoint, failpoints
 from wm.engine.checkpoint import CheckpointError
+from wm.engine.drift import refuse_drift
 from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
 from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Stage
+from wm.engine.signals import stop_signals
 from wm.engine.update import Diverged
 from wm.engine.world import World
 
@@ -34,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3
 MAX_ROLLBACKS = 3  # without a new checkpoint in between
-# What may differ between a checkpoint and the run that goes on from it: none of these changes what is computed. A
-# name is a field anywhere in the config; a dotted path is that field or everything below it.
-ALWAYS_ALLOWED = ("zero_stage", "num_workers", "log_every", "save_every", "sample_every", "keep_last", "resources")
 
 
 @config
@@ -80,7 +75,7 @@ def run(
         if result is not None:
             logger.info("finished before at step %d; nothing to do", result["step"])
             return result
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint)
             progress.resume(allow_changes)
             progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
@@ -119,7 +114,7 @@ class _Progress:
         intact = checkpoint.newest_intact(self._root, self._world)
         if intact is not None:
             path, manifest = intact
-            _refuse_drift(manifest["config"], self._tree, path, allow_changes)
+            refuse_drift(manifest["config"], self._tree, path, allow_changes)
             state = self._load(path, manifest)
             self._cursor, self._seconds_before = state["cursor"], state["seconds"]
             self._rollbacks = state.get("rollbacks", 0)
@@ -277,23 +272,6 @@ def _skipped(metrics: Metrics) -> float:
     return sum(value.item() if isinstance(value, Tensor) else value for value in values)
 
 
-def _refuse_drift(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, allow_changes: Sequence[str]) -> None:
-    """ConfigError with a line for every field that differs and is not allowed to."""
-    lines = [
-        line for line in difference(old, new) if not _allowed(line.split(":", 1)[0], (*ALWAYS_ALLOWED, *allow_changes))
-    ]
-    if lines:
-        raise ConfigError(
-            f"{path} was made under another config: {'; '.join(lines)}. "
-            "Undo that, allow it by name, or choose another folder"
-        )
-
-
-def _allowed(field: str, allowed: Sequence[str]) -> bool:
-    last = field.rsplit(".", 1)[-1]
-    return any(field == name or field.startswith(f"{name}.") or last == name for name in allowed)
-
-
 def _read_result(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     return dict(json.loads(path.read_text())) if path.exists() else None
@@ -310,26 +288,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGUSR1 sets; a second does what it always did. Off the main thread: none."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def stop(number: int, _: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in numbers:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
