@@ -22,5 +22,5 @@ def decays(parameter: nn.Parameter) -> bool:
 
 
 def is_hidden_matrix(parameter: nn.Parameter) -> bool:
-    """Whether it maps hidden to hidden: two axes, and not tagged as what reads inputs or writes outputs."""
-    return parameter.ndim == 2 and bool(getattr(parameter, "wm_hidden", True))
+    """Whether it maps hidden to hidden: two axes or a kernel's, and not tagged as what reads inputs or writes outputs."""
+    return parameter.ndim >= 2 and bool(getattr(parameter, "wm_hidden", True))

@@ -56,8 +56,9 @@ class ActionConditioner(nn.Module):
         absolute = space.pointer == "absolute"
         self.num_maps = config.map_channels + stride * stride if absolute else 0
         if absolute:
+            drawn = stride * stride + 3 + 3 * len(space.buttons)
             self.read = nn.Sequential(
-                nn.Conv2d(stride * stride + 3 + 3 * len(space.buttons), config.map_width, 3, padding=1),
+                tagged(nn.Conv2d(drawn, config.map_width, 3, padding=1), hidden=False),
                 nn.SiLU(),
                 nn.Conv2d(config.map_width, config.map_channels, 3, padding=1),
             )

@@ -18,7 +18,7 @@ from wm.batch import Batch
 from wm.config import config
 from wm.engine import failpoints
 from wm.engine.average import Average, PowerAverages, swapped
-from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
+from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, matrix_shape, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
 from wm.engine.posthoc import power_exponent
 from wm.engine.protocols import Loss, Metrics
@@ -39,6 +39,7 @@ class LearnerConfig:
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     momentum: float = 0.95  # of Muon
+    orthogonal_iterations: int = 5  # by which Muon makes a step orthogonal; three are cheaper and will do
     weight_decay: float = 0.0
     warmup_steps: int = 100  # the rate rises linearly from 1/warmup_steps
     decay: Literal["constant", "linear", "cosine", "wsd"] = "constant"  # after the warm-up; wsd is constant, then falls
@@ -65,6 +66,8 @@ class LearnerConfig:
             power_exponent(length)
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"decay_share {self.decay_share} must be in (0, 1]: it is a share of the run's steps")
+        if self.orthogonal_iterations < 1:
+            raise ValueError(f"orthogonal_iterations {self.orthogonal_iterations} must be at least 1")
         for name in (
             "weight_decay", "warmup_steps", "final_learning_rate", "gradient_clip", "spike_sigma", "micro_batch_size"
         ):  # fmt: skip
@@ -95,6 +98,8 @@ def optimizer_settings(config: LearnerConfig) -> dict[str, Any]:
         "betas": config.betas,
         "weight_decay": config.weight_decay,
         "momentum": config.momentum,
+        "iterations": config.orthogonal_iterations,
+        "iterate_in": DTYPES[config.precision],
     }
 
 
@@ -118,11 +123,10 @@ class _Group:
         return [view.view(p.shape) for p, view in zip(self.parameters, self.split(flat), strict=True)]
 
     def matrices(self) -> Iterator[Matrix]:
-        """Where the parameters, which have two axes, lie in the master."""
+        """Where the parameters lie in the master."""
         first = 0
         for parameter in self.parameters:
-            rows, columns = parameter.shape
-            yield Matrix(self.master, first, 0, parameter.numel(), (rows, columns))
+            yield Matrix(self.master, first, 0, parameter.numel(), matrix_shape(parameter.shape))
             first += parameter.numel()
 
     def take_gradients(self) -> None:

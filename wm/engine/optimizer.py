@@ -1,13 +1,14 @@
 """The optimizers behind both learners: AdamW, and Muon for hidden matrices with AdamW for the rest.
 
 Learners keep weights as flat tensors, of which a rank may own a part that begins in the middle of a matrix. Momentum is
-element by element and stays so; only for the step is a matrix made whole, by one sum over ranks.
+element by element and stays so; only for the step is a matrix made whole, by one sum over ranks, where no rank has all of it.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from wm.tags import decays, is_hidden_matrix
 
 # Quintic Newton-Schulz whose slope at 0 is as large as it can be (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def parameter_groups(module: nn.Module, muon: bool = False) -> list[ParameterGro
     return [ParameterGroup(named, decay, of_muon) for (of_muon, decay), named in sorted(kinds.items(), reverse=True)]
 
 
-class Matrix(NamedTuple):
+@dataclass(frozen=True)
+class Matrix:
     """Where a rank keeps its part of a hidden matrix: elements [start, start + size), at `offset` of `flat`."""
 
     flat: Tensor
@@ -49,6 +50,12 @@ class Matrix(NamedTuple):
     start: int
     size: int
     shape: tuple[int, int]
+    split: bool = False  # over ranks, so that it has to be made whole for a step
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(outputs, all the rest) of a parameter: a kernel is a matrix of what it reads at one place."""
+    return shape[0], math.prod(shape[1:])
 
 
 class AdamWAndMuon(torch.optim.AdamW):
@@ -59,18 +66,34 @@ class AdamWAndMuon(torch.optim.AdamW):
     Until `lay_out` said where the matrices lie, groups with `muon` do not move: DeepSpeed steps while it is set up.
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], *, momentum: float, **settings: Any) -> None:
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        *,
+        momentum: float,
+        iterations: int,
+        iterate_in: torch.dtype,
+        **settings: Any,
+    ) -> None:
         super().__init__(groups, **settings)
-        self._momentum = momentum
+        self._momentum, self._iterations, self._iterate_in = momentum, iterations, iterate_in
         self._matrices: dict[int, list[Matrix]] = {}
         self._sum_over_ranks: Callable[[Tensor], None] | None = None
 
     def lay_out(self, matrices: Iterable[Matrix], sum_over_ranks: Callable[[Tensor], None] | None) -> None:
         """Say where the matrices lie, in the same order on all ranks; None where each rank has all of them."""
         self._matrices.clear()
-        for matrix in matrices:
-            self._matrices.setdefault(id(matrix.flat), []).append(matrix)
         self._sum_over_ranks = sum_over_ranks
+        for matrix in matrices:
+            split = sum_over_ranks is not None and not self._is_whole_somewhere(matrix)
+            self._matrices.setdefault(id(matrix.flat), []).append(replace(matrix, split=split))
+
+    def _is_whole_somewhere(self, matrix: Matrix) -> bool:
+        """Whether one rank has all of it; the same answer on all ranks, which ask together."""
+        whole = torch.tensor(float(matrix.size == math.prod(matrix.shape)), device=matrix.flat.device)
+        assert self._sum_over_ranks is not None
+        self._sum_over_ranks(whole)
+        return bool(whole)
 
     def has_matrices(self, flat: Tensor) -> bool:
         return id(flat) in self._matrices
@@ -97,34 +120,35 @@ class AdamWAndMuon(torch.optim.AdamW):
             whole = self._whole(matrix, wanted)
             if not matrix.size:
                 continue
-            change = orthogonalised(whole).reshape(-1)[matrix.start : matrix.start + matrix.size]
+            change = orthogonalised(whole.to(self._iterate_in), self._iterations).reshape(-1)
+            change = change[matrix.start : matrix.start + matrix.size]
             owned = flat.view(-1)[matrix.offset : matrix.offset + matrix.size]
             owned.mul_(1 - rate * weight_decay).sub_(change, alpha=rate * 0.2 * max(matrix.shape) ** 0.5)
 
     def _whole(self, matrix: Matrix, values: Tensor) -> Tensor:
         owned = values[matrix.offset : matrix.offset + matrix.size]
-        if self._sum_over_ranks is None:
-            return owned.view(matrix.shape)
+        if not matrix.split:
+            return owned.view(matrix.shape) if matrix.size else owned
+        assert self._sum_over_ranks is not None
         whole = values.new_zeros(matrix.shape[0] * matrix.shape[1])
         whole[matrix.start : matrix.start + matrix.size] = owned
         self._sum_over_ranks(whole)
         return whole.view(matrix.shape)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """U V^T of `matrix` = U S V^T, nearly: singular values between 0.7 and 1.2; zero stays zero.
+def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """U V^T of `matrix` = U S V^T, nearly: singular values between 0.7 and 1.2; zero stays zero. bfloat16 will do.
 
-    In bfloat16 on a GPU, which the iteration bears; in float32 elsewhere.
+    Values below 3.44^-iterations of the matrix's norm stay smaller, which training hardly notices.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
     x = x / x.norm().clamp_min(1e-7)
     a, b, c = NEWTON_SCHULZ
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    for _ in range(iterations):
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+    return x.T if tall else x
 
 
 def build_optimizer(
@@ -136,6 +160,8 @@ def build_optimizer(
     betas: tuple[float, float],
     weight_decay: float,
     momentum: float,
+    iterations: int,
+    iterate_in: torch.dtype,
 ) -> torch.optim.AdamW:
     """AdamW over `tensors`, or AdamWAndMuon, which waits for `lay_out`."""
     trees = [
@@ -143,7 +169,8 @@ def build_optimizer(
         for group, of_group in zip(groups, tensors, strict=True)
     ]
     if muon:
-        return AdamWAndMuon(trees, momentum=momentum, lr=rate, betas=betas, fused=True)
+        orthogonal = {"momentum": momentum, "iterations": iterations, "iterate_in": iterate_in}
+        return AdamWAndMuon(trees, **orthogonal, lr=rate, betas=betas, fused=True)
     return torch.optim.AdamW(trees, lr=rate, betas=betas, fused=True)
 
 

@@ -24,7 +24,7 @@ from wm.batch import Batch
 from wm.engine import failpoints
 from wm.engine.average import Average, PowerAverages
 from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
-from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
+from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, matrix_shape, moments, parameter_groups
 from wm.engine.partition import Fragment, Reader, write
 from wm.engine.protocols import Loss, Metrics
 from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
@@ -230,13 +230,12 @@ class ZeroLearner:
         return fragments
 
     def _matrices(self, hidden: set[str]) -> Iterator[Matrix]:
-        """Where this rank keeps its parts of the parameters named in `hidden`, which have two axes."""
+        """Where this rank keeps its parts of the parameters named in `hidden`."""
         shapes = {name: _shape(p) for name, p in self.module.named_parameters()}
         for place in self._masters.places:
             if place.name in hidden:
-                rows, columns = shapes[place.name]
                 flat = self._masters.flats[place.flat]
-                yield Matrix(flat, place.offset, place.start, place.size, (rows, columns))
+                yield Matrix(flat, place.offset, place.start, place.size, matrix_shape(shapes[place.name]))
 
 
 def _shape(parameter: Any) -> torch.Size:

@@ -21,6 +21,7 @@ from wm.nn.cross_attention import CrossAttention
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
 from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import apply_rope, frame_angles, grid_angles, grid_cosines
+from wm.tags import tagged
 
 
 class Attention(nn.Module):
@@ -159,7 +160,7 @@ class DiT(nn.Module):
             )
             for i in range(config.depth)
         )
-        self.where = nn.Linear(2 * WAVES, size)
+        self.where = tagged(nn.Linear(2 * WAVES, size), hidden=False)
         self.look = Look(config.widths, size) if num_maps else None
         self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
         self.trust = zero_initialised(nn.Linear(size, channels))

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wm.nn.convolution import ChannelNorm, FiLM, Fold, ResidualBlock, Unfold
+from wm.tags import tagged
 
 WAVES = 16  # cosines along each axis that tell a place where it is
 
@@ -39,8 +40,8 @@ class Down(nn.Module):
     def __init__(self, joined: int, widths: tuple[int, ...], patch_size: int, size: int) -> None:
         super().__init__()
         folds = fold_sizes(patch_size, len(widths))
-        self.enter = nn.Conv2d(joined, widths[0], 3, padding=1)
-        self.where = nn.Conv2d(2 * WAVES, widths[0], 1)
+        self.enter = tagged(nn.Conv2d(joined, widths[0], 3, padding=1), hidden=False)
+        self.where = tagged(nn.Conv2d(2 * WAVES, widths[0], 1), hidden=False)
         self.film = FiLM(widths[0], size)
         self.folds = nn.ModuleList(Fold(fold) for fold in folds)
         self.merges = nn.ModuleList(
@@ -101,7 +102,7 @@ class Up(nn.Module):
         self.norm = ChannelNorm(widths[0])
         self.stamps = Stamps(num_maps, stamps, channels) if num_maps and stamps else None
         self.parts = channels, 2 if carries else 1, stamps if self.stamps else 0
-        self.leave = nn.Conv2d(widths[0], sum(self.parts), 1)
+        self.leave = tagged(nn.Conv2d(widths[0], sum(self.parts), 1), hidden=False)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
@@ -137,7 +138,7 @@ class Stamps(nn.Module):
 
     def __init__(self, num_maps: int, num_stamps: int, channels: int) -> None:
         super().__init__()
-        self.pictures = nn.Conv2d(num_maps, num_stamps * channels, 5, padding=2)
+        self.pictures = tagged(nn.Conv2d(num_maps, num_stamps * channels, 5, padding=2), hidden=False)
         # Almost nothing, but not the same nothing: equal pictures would learn to be equal.
         nn.init.normal_(self.pictures.weight, std=0.01)
         assert self.pictures.bias is not None
