@@ -64,12 +64,15 @@ def run(
     on_checkpoint: OnCheckpoint | None = None,
     should_stop: Callable[[], bool] | None = None,
     allow_changes: Sequence[str] = (),
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """What result.json says, with `stopped` True where the run ended early (then nothing is written, and it can go on).
 
+    `trust_checkpoint` goes on from another user's files too.
+
     Raises ConfigError when the checkpoint was made under another config, CheckpointError when the folder is in use, no
-    checkpoint is intact or the end cannot be saved, FloatingPointError when training diverged and going back to the last
-    checkpoint and past the data since did not help.
+    checkpoint is intact or ours, or the end cannot be saved, FloatingPointError when training diverged and going back to
+    the last checkpoint and past the data since did not help.
     """
     with locked(folder, world):
         result = world.broadcast_object(_read_result(folder))
@@ -77,7 +80,7 @@ def run(
             logger.info("finished before at step %d; nothing to do", result["step"])
             return result
         with stop_signals() as stopped:
-            progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint)
+            progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint, trust_checkpoint)
             with closing(progress):
                 progress.resume(allow_changes)
                 progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
@@ -95,12 +98,13 @@ class _Progress:
         world: World,
         config_tree: Mapping[str, Any],
         on_checkpoint: OnCheckpoint | None,
+        trust: bool,
     ):
         self._stage, self._config, self._folder, self._world = stage, config, folder, world
         self._tree: dict[str, Any] = json.loads(
             json.dumps(config_tree)
         )  # as the manifest gives it back: lists, no tuples
-        self._root = folder / "checkpoints"
+        self._root, self._trust = folder / "checkpoints", trust
         self._saver = Saver(self._root, world, self._tree, config.keep_last, config.async_save, on_checkpoint)
         self._step, self._cursor = 0, 0
         self._rollbacks, self._rollbacks_in_a_row, self._rolled_back_to = 0, 0, -1
@@ -112,7 +116,7 @@ class _Progress:
 
     def resume(self, allow_changes: Sequence[str]) -> None:
         """Take up the newest intact checkpoint; from scratch where there is none."""
-        intact = checkpoint.newest_intact(self._root, self._world)
+        intact = checkpoint.newest_intact(self._root, self._world, self._trust)
         if intact is not None:
             path, manifest = intact
             refuse_drift(manifest["config"], self._tree, path, allow_changes)
@@ -170,7 +174,7 @@ class _Progress:
         Raises `error` where there is no checkpoint or going back did not help before.
         """
         self._saver.settle(wait=True)
-        intact = checkpoint.newest_intact(self._root, self._world)
+        intact = checkpoint.newest_intact(self._root, self._world, self._trust)
         if intact is None:
             raise error
         if self._saver.saved_step != self._rolled_back_to:
