@@ -58,8 +58,8 @@ LOST_PEER_WORDS = ("connection closed by peer", "connection reset", "gloo", "ncc
 class Cluster:
     """A Runtime on Ray: of this machine, or the one at `address`. One context for all stages."""
 
-    def __init__(self, address: str | None = None):
-        self._address = address
+    def __init__(self, address: str | None = None, trust_checkpoint: bool = False):
+        self._address, self._trust = address, trust_checkpoint
 
     def __enter__(self) -> Self:
         for name, value in SETTINGS.items():
@@ -90,7 +90,7 @@ class Cluster:
         folder = run.output(root)
         for attempt in range(run.resources.max_failures + 1):
             try:
-                return _fit(run, root, folder)
+                return _fit(run, root, folder, self._trust)
             except TrainingFailedError as error:
                 cause = _cause(error)
                 (folder / "error.log").write_text(str(error))
@@ -144,11 +144,11 @@ def check_resources(run: RunConfig) -> None:
         )
 
 
-def _fit(run: RunConfig, root: Path, folder: Path) -> dict[str, Any]:
+def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> dict[str, Any]:
     """One attempt, in a thread: Ray would take the interrupt from the keyboard for itself on the main one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
-    trainer = _trainer(run, root, folder)
+    trainer = _trainer(run, root, folder, trust)
     outcome: Future[ray.train.Result] = Future()
     threading.Thread(target=_fulfil, args=(outcome, trainer), daemon=True, name="fit").start()
     try:
@@ -180,12 +180,12 @@ def _wait(outcome: "Future[ray.train.Result]", seconds: float = float("inf")) ->
         concurrent.futures.wait([outcome], timeout=0.2)
 
 
-def _trainer(run: RunConfig, root: Path, folder: Path) -> TorchTrainer:
+def _trainer(run: RunConfig, root: Path, folder: Path, trust: bool) -> TorchTrainer:
     wants = run.resources
     environment = {"OMP_NUM_THREADS": str(wants.threads), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]}
     return TorchTrainer(
         train_worker,
-        train_loop_config={"run": to_dict(run), "root": str(root.resolve())},
+        train_loop_config={"run": to_dict(run), "root": str(root.resolve()), "trust": trust},
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.timeout_seconds)
         ),
@@ -211,7 +211,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    return worker.train(run, root, world, on_checkpoint=_report, should_stop=(run.output(root) / STOP).exists)
+    stop = run.output(root) / STOP
+    return worker.train(
+        run, root, world, on_checkpoint=_report, should_stop=stop.exists, trust_checkpoint=settings["trust"]
+    )
 
 
 def _report(step: int, folder: Path) -> None:

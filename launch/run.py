@@ -40,16 +40,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hours", type=float, default=0.0, help="length of the training; 0.25 is what the files say")
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     parser.add_argument("--address", help="of a Ray cluster that is running; default: one is started on this machine")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="go on from another user's checkpoint too")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
 
 
 def open_runtime(arguments: argparse.Namespace) -> AbstractContextManager[Runtime]:
     """The runtime that the arguments ask for; Ray is imported only where it is used."""
     if arguments.local:
-        return ThisProcess()
+        return ThisProcess(arguments.trust_checkpoint)
     from launch.cluster import Cluster
 
-    return Cluster(arguments.address)
+    return Cluster(arguments.address, arguments.trust_checkpoint)
 
 
 def run_file(arguments: argparse.Namespace, command: str) -> int:

@@ -32,6 +32,9 @@ class Runtime(Protocol):
 class ThisProcess:
     """A Runtime without Ray: one process, or those that torchrun started."""
 
+    def __init__(self, trust_checkpoint: bool = False):
+        self._trust = trust_checkpoint
+
     def __enter__(self) -> Self:
         return self
 
@@ -47,7 +50,7 @@ class ThisProcess:
         stop = run.output(root) / STOP
         stop.unlink(missing_ok=True)
         with asked_to_stop(stop):
-            return worker.train(run, root, world, should_stop=stop.exists)
+            return worker.train(run, root, world, should_stop=stop.exists, trust_checkpoint=self._trust)
 
     def map_tasks(
         self,

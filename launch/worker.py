@@ -32,6 +32,7 @@ def train(
     world: World,
     on_checkpoint: Callable[[int, Path], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
@@ -40,7 +41,15 @@ def train(
         stage = build_stage(run, root, world)
         batches = open_mixture(data, root, world.rank, world.world_size, run.seed)
         return run_loop(
-            stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
+            stage,
+            batches,
+            loop,
+            folder,
+            world,
+            to_dict(run),
+            on_checkpoint=on_checkpoint,
+            should_stop=should_stop,
+            trust_checkpoint=trust_checkpoint,
         )
 
 

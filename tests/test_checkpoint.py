@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wm.engine import checkpoint
+from wm.engine import checkpoint, commit
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.lock import locked
 from wm.engine.world import World
@@ -44,7 +45,7 @@ class Failing(Words):
 
 def write(root: Path, step: int, part: Words | None = None) -> Path:
     parts = {"words": part or Words(f"step {step}"), "more": Words("more")}
-    return checkpoint.save(root, step, parts, {"step": step, "cursor": 4 * step}, WORLD, TREE)
+    return commit.save(root, step, parts, {"step": step, "cursor": 4 * step}, WORLD, TREE)
 
 
 def read(folder: Path) -> tuple[dict[str, int], str]:
@@ -154,9 +155,9 @@ def test_retention_keeps_the_newest_and_touches_only_ours(tmp_path: Path):
         write(tmp_path, step)
     for name in ("step-9.partial", "step-1.deleted", "step-10", "step-x", "notes"):
         (tmp_path / name).mkdir(exist_ok=True)
-    checkpoint.retain(tmp_path, 2, WORLD)
+    commit.retain(tmp_path, 2, WORLD)
     assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-5", "step-10", "step-x", "notes"}
-    checkpoint.retain(tmp_path, 0, WORLD)
+    commit.retain(tmp_path, 0, WORLD)
     assert checkpoint.latest(tmp_path) == tmp_path / "step-5"
 
 
@@ -168,10 +169,28 @@ def test_other_parts_are_refused(tmp_path: Path):
 
 def test_another_format_is_refused(tmp_path: Path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT_VERSION", 7)
+        patch.setattr(commit, "FORMAT_VERSION", 7)
         folder = write(tmp_path, 1)
     with pytest.raises(CheckpointError, match="format 7"):
         read(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", [".", "manifest.json", "words", "words/deep/count.txt"])
+def test_what_belongs_to_another_user_is_loaded_on_demand_only(tmp_path: Path, name: str):
+    write(tmp_path, 1)
+    folder = write(tmp_path, 2)
+    os.chown(folder / name, 12345, 12345)
+    for attempt in (lambda: checkpoint.newest_intact(tmp_path, WORLD), lambda: read(folder)):
+        with pytest.raises(CheckpointError, match=r"step-2.* belongs to user 12345, .*--trust-checkpoint"):
+            attempt()
+    found = checkpoint.newest_intact(tmp_path, WORLD, trust=True)
+    assert found is not None
+    assert found[0] == folder
+    assert checkpoint.load(folder, {"words": Words(), "more": Words()}, WORLD, trust=True)["step"] == 2
+    (folder / "words/more.txt").write_text("x")  # trust is of people: what nobody vouches for is still refused
+    with pytest.raises(CheckpointError, match="not in the manifest"):
+        checkpoint.load(folder, {"words": Words(), "more": Words()}, WORLD, trust=True)
 
 
 def hold(root: Path, started: Any) -> None:
@@ -212,9 +231,9 @@ class Twenty:
 def save_without_end(root: Path, step: int, reported: Any) -> None:
     while True:
         step += 1
-        checkpoint.save(root, step, {"twenty": Twenty()}, {"step": step}, WORLD, {})
+        commit.save(root, step, {"twenty": Twenty()}, {"step": step}, WORLD, {})
         reported.value = step
-        checkpoint.retain(root, 2, WORLD)
+        commit.retain(root, 2, WORLD)
 
 
 def test_killed_at_any_moment_the_newest_is_whole(tmp_path: Path):

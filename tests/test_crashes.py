@@ -22,13 +22,13 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "wm.engine.loop"])  # what takes long to import
 
 
-def start(folder: Path, world_size: int = 1, armed: str = "") -> list[Any]:
+def start(folder: Path, world_size: int = 1, armed: str = "", beside: bool = False) -> list[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     workers = [
-        SERVER.Process(target=crash_run.attempt, args=(folder, rank, world_size, port, armed))
+        SERVER.Process(target=crash_run.attempt, args=(folder, rank, world_size, port, armed, beside))
         for rank in range(world_size)
     ]
     for worker in workers:
@@ -103,16 +103,19 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Golden:
     return Golden(tmp_path_factory.mktemp("golden"))
 
 
-def go_on(folder: Path, world_size: int, golden: Golden) -> int:
-    """Start again as it is; returns the step where the run went on, having held it to its laws."""
+def go_on(folder: Path, world_size: int, golden: Golden, beside: bool = False) -> int:
+    """Start again as it is; returns the step where the run went on, having held it to its laws.
+
+    At most one interval is lost; where checkpoints are written beside the training, the one being written too.
+    """
     expected, before = newest(folder), seen(folder)
     reached = max((row["step"] + 1 for row in before), default=0)
     finished = (folder / "result.json").exists()
-    assert finish(start(folder, world_size)) == [0] * world_size
+    assert finish(start(folder, world_size, beside=beside)) == [0] * world_size
     after = seen(folder)[len(before) :]
     began = after[0]["step"] if after else NUM_STEPS
     assert finished or began == expected
-    assert reached - began <= SAVE_EVERY
+    assert reached - began <= (2 if beside else 1) * SAVE_EVERY
     assert end(folder, world_size) == golden[world_size]
     return began
 
@@ -160,16 +163,18 @@ def test_a_failing_disk_costs_checkpoints_and_not_the_run(action: str, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("name", POINTS)
-def test_killed_at_every_failpoint_on_every_rank(name: str, rank: int, tmp_path: Path, golden):
-    codes = finish(start(tmp_path, 2, f"{name}/{rank}=kill@{1 if name in ('loop.resumed', 'loop.finish') else 3}"))
+def test_killed_at_every_failpoint_on_every_rank(name: str, beside: bool, rank: int, tmp_path: Path, golden):
+    armed = f"{name}/{rank}=kill@{1 if name in ('loop.resumed', 'loop.finish') else 3}"
+    codes = finish(start(tmp_path, 2, armed, beside))
     if codes == [0, 0]:  # only rank 0 comes by some
         assert rank == 1
         assert "(rank 0)" in POINTS[name] or name in ("metrics.row", "checkpoint.file")
         return
     assert codes[rank] == -signal.SIGKILL
     assert codes[1 - rank] != 0
-    go_on(tmp_path, 2, golden)
+    go_on(tmp_path, 2, golden, beside)
 
 
 @pytest.mark.slow
@@ -179,16 +184,17 @@ def test_an_exception_on_one_rank_ends_both(tmp_path: Path, golden):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tmp_path: Path, golden):
-    """200 kills over as many runs as that takes; each start finds the newest checkpoint with no hand laid on."""
+@pytest.mark.parametrize(("beside", "wanted"), [(False, 200), (True, 100)])
+def test_killed_at_random_moments(beside: bool, wanted: int, tmp_path: Path, golden):
+    """Kills over as many runs as that takes; each start finds the newest checkpoint with no hand laid on."""
     generator = random.Random(0)
     kills, runs = 0, 0
-    while kills < 200:
+    while kills < wanted:
         runs += 1
         folder = tmp_path / str(runs)
         while not (folder / "result.json").exists():
             expected, before = newest(folder) if folder.exists() else 0, seen(folder)
-            (worker,) = start(folder, armed="loop.step=sleep:0.01@1+")
+            (worker,) = start(folder, armed="loop.step=sleep:0.01@1+", beside=beside)
             time.sleep(generator.uniform(0.1, 0.8))
             if worker.is_alive():
                 os.kill(worker.pid, signal.SIGKILL)
@@ -197,5 +203,5 @@ def test_killed_at_random_moments(tmp_path: Path, golden):
             after = seen(folder)[len(before) :]
             assert not after or after[0]["step"] == expected
             lost = max((row["step"] + 1 for row in seen(folder)), default=0) - newest(folder)
-            assert lost <= SAVE_EVERY
+            assert lost <= (2 if beside else 1) * SAVE_EVERY
         assert end(folder, 1) == golden[1]
