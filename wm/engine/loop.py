@@ -256,7 +256,8 @@ class _Progress:
             logger.warning("no checkpoint at step %d (%s); training goes on", self._step, error)
             return
         self._failed_saves, self._saved_step, self._rollbacks_in_a_row = 0, self._step, 0
-        failpoints.reach("checkpoint.published", max(path.rglob("*"), key=lambda file: file.stat().st_size))
+        files = [file for file in path.rglob("*") if file.is_file()]
+        failpoints.reach("checkpoint.published", max(files, key=lambda file: file.stat().st_size))
         trouble = checkpoint.retain(self._root, self._config.keep_last, self._world, saved=self._step)
         self._failed_deletions = 0 if trouble is None else self._failed_deletions + 1
         if trouble is not None:
