@@ -63,7 +63,7 @@ class DropoutStage:
         return {}
 
 
-def attempt(folder: Path, rank: int, world_size: int, port: int, armed: str) -> None:
+def attempt(folder: Path, rank: int, world_size: int, port: int, armed: str, beside: bool = False) -> None:
     """One process of one attempt."""
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)
@@ -83,7 +83,7 @@ def attempt(folder: Path, rank: int, world_size: int, port: int, armed: str) -> 
             yield Batch(step=step, index=own, given=Given(), latents=latents[own], sample_ids=ids), cursor
 
     stage = DropoutStage(world, folder / f"seen-{rank}.jsonl")
-    settings = LoopConfig(num_steps=NUM_STEPS, log_every=1, save_every=SAVE_EVERY, keep_last=2)
+    settings = LoopConfig(num_steps=NUM_STEPS, log_every=1, save_every=SAVE_EVERY, keep_last=2, async_save=beside)
     run(stage, open_batches, settings, folder, world, {"crash": True})
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wm.engine import checkpoint
+from wm.engine import checkpoint, commit
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.lock import locked
 from wm.engine.world import World
@@ -44,7 +44,7 @@ class Failing(Words):
 
 def write(root: Path, step: int, part: Words | None = None) -> Path:
     parts = {"words": part or Words(f"step {step}"), "more": Words("more")}
-    return checkpoint.save(root, step, parts, {"step": step, "cursor": 4 * step}, WORLD, TREE)
+    return commit.save(root, step, parts, {"step": step, "cursor": 4 * step}, WORLD, TREE)
 
 
 def read(folder: Path) -> tuple[dict[str, int], str]:
@@ -158,9 +158,9 @@ def test_retention_keeps_the_newest_and_touches_only_ours(tmp_path: Path):
         write(tmp_path, step)
     for name in ("step-9.partial", "step-1.deleted", "step-10", "step-x", "notes"):
         (tmp_path / name).mkdir(exist_ok=True)
-    checkpoint.retain(tmp_path, 2, WORLD)
+    commit.retain(tmp_path, 2, WORLD)
     assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-5", "step-10", "step-x", "notes"}
-    checkpoint.retain(tmp_path, 0, WORLD)
+    commit.retain(tmp_path, 0, WORLD)
     assert checkpoint.latest(tmp_path) == tmp_path / "step-5"
 
 
@@ -173,7 +173,7 @@ def test_other_parts_are_refused(tmp_path: Path):
 @pytest.mark.case("C-17")
 def test_another_format_is_refused(tmp_path: Path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT_VERSION", 7)
+        patch.setattr(commit, "FORMAT_VERSION", 7)
         folder = write(tmp_path, 1)
     with pytest.raises(CheckpointError, match="format 7"):
         read(folder)
@@ -218,9 +218,9 @@ class Twenty:
 def save_without_end(root: Path, step: int, reported: Any) -> None:
     while True:
         step += 1
-        checkpoint.save(root, step, {"twenty": Twenty()}, {"step": step}, WORLD, {})
+        commit.save(root, step, {"twenty": Twenty()}, {"step": step}, WORLD, {})
         reported.value = step
-        checkpoint.retain(root, 2, WORLD)
+        commit.retain(root, 2, WORLD)
 
 
 @pytest.mark.case("C-01")

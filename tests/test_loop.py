@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wm.batch import Batch, Given
 from wm.config import ConfigError
-from wm.engine import checkpoint
+from wm.engine import checkpoint, saving
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.loop import LoopConfig, run
@@ -71,7 +71,10 @@ def open_batches(cursor: int) -> Iterator[tuple[Batch, int]]:
 def start(
     folder: Path, num_steps: int = 12, stage: LineStage | None = None, rate: float = 0.5, **given: Any
 ) -> dict[str, Any]:
-    settings = LoopConfig(num_steps=num_steps, log_every=1, save_every=3, sample_every=5, keep_last=2)
+    beside = given.pop("async_save", True)
+    settings = LoopConfig(
+        num_steps=num_steps, log_every=1, save_every=3, sample_every=5, keep_last=2, async_save=beside
+    )
     tree = {"stage": {"kind": "line", "rate": rate, "sizes": (3, 5)}, "learner": {"zero_stage": given.pop("zero", 1)}}
     return run(stage or LineStage(num_steps), open_batches, settings, folder, World.single(), tree, **given)
 
@@ -199,6 +202,9 @@ class Unwritable:
     def load(self, folder: Path) -> None:
         pass
 
+    def snapshot(self) -> "Unwritable":
+        return self
+
 
 class FullDiskStage(LineStage):
     def __init__(self, num_steps: int, failing: set[int]):
@@ -212,7 +218,7 @@ class FullDiskStage(LineStage):
 @pytest.mark.case("C-05")
 def test_a_full_disk_is_survived_and_cleared(tmp_path: Path, caplog):
     with caplog.at_level(logging.WARNING):
-        result = start(tmp_path, stage=FullDiskStage(12, {2, 3}))
+        result = start(tmp_path, stage=FullDiskStage(12, {2, 3}), async_save=False)
     assert result["step"] == 12
     assert "No space left" in caplog.text
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -221,10 +227,20 @@ def test_a_full_disk_is_survived_and_cleared(tmp_path: Path, caplog):
 
 
 @pytest.mark.case("C-05")
-def test_three_failed_saves_in_a_row_end_the_run(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="3 saves failed in a row, the last at step 12"):
-        start(tmp_path, stage=FullDiskStage(12, {2, 3, 4}))
+def test_a_disk_that_stays_full_costs_no_step_but_the_end_is_not_said_to_be_saved(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr(saving, "PAUSE_SECONDS", 0.01)
+    stage = FullDiskStage(30, set(range(2, 99)))
+    with pytest.raises(CheckpointError, match=r"the end, step 30, could not be saved in 3 attempts: .*No space left"):
+        start(tmp_path, 30, stage=stage, async_save=False)
+    assert stage.seen == list(range(30))
     assert checkpoint.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-3"
+    assert not (tmp_path / "result.json").exists()
+    assert [row["unsaved_steps"] for row in rows(tmp_path)][-1] == 27
+    assert [row["failed_saves"] for row in rows(tmp_path)][-1] == 8
+    lines = [record.getMessage() for record in caplog.records if "no checkpoint at step 27" in record.getMessage()]
+    assert len(lines) == 1
+    assert "failed saves in a row: 8; training goes on" in lines[0]
+    assert start(tmp_path, 30, stage=FullDiskStage(30, set()))["step"] == 30
 
 
 def test_checkpoints_are_reported(tmp_path: Path):
@@ -321,7 +337,7 @@ def test_a_disk_that_cannot_delete_costs_no_run(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(
         Path, "rename", lambda self, to: refuse(self, to) if str(to).endswith(".deleted") else real(self, to)
     )
-    assert start(tmp_path)["step"] == 12
+    assert start(tmp_path, async_save=False)["step"] == 12
     assert [row["failed_deletions"] for row in rows(tmp_path)][-1] == 1.0
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
 

@@ -25,6 +25,7 @@ PROVES = {
     "other_world": ["C-10"],
     "skip": ["T-04"],
     "spike": ["T-06"],
+    "snapshot": ["C-08"],
     "whole_run": ["T-10", "C-05"],
 }
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from wm.batch import Batch, Given
@@ -171,6 +172,28 @@ def resume(stage: int, world: World, folder: Path) -> None:
         assert largest_difference(state(straight), state(second)) == 0.0
         values = batch(0, world).latents.reshape(-1, 9)[:, :6]
         assert torch.equal(_outputs(straight, values), _outputs(second, values))
+
+
+def snapshot(stage: int, world: World, folder: Path) -> None:
+    """What a snapshot writes after further steps is what a save wrote when it was taken."""
+    for config in (FLOAT32, BFLOAT16):
+        learner = make(config, stage, world)
+        for last in (3, 5):  # the second snapshot lies in the memory of the first
+            now, later = (folder / f"{name}-{world.world_size}-{stage}-{config.precision}-{last}" for name in "ab")
+            train(learner, world, last - 3, last)
+            save(learner, now, world)
+            held = learner.snapshot()
+            train(learner, world, last, last + 2)
+            later.mkdir(exist_ok=True)
+            held.save(later)
+            for path in now.glob(f"rank-{world.rank:05d}*"):
+                assert _content(later / path.name) == _content(path)
+            assert {path.name for path in now.iterdir()} >= {path.name for path in later.iterdir()}
+
+
+def _content(path: Path) -> dict[str, object]:
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()} | file.metadata()  # noqa: SIM118
 
 
 def save(learner: Learner, place: Path, world: World) -> None:
@@ -343,6 +366,9 @@ class Half:
     def load(self, folder: Path) -> None:
         pass
 
+    def snapshot(self) -> "Half":
+        return self
+
 
 class OneLearner:
     """The smallest stage."""
@@ -407,6 +433,7 @@ TWO_RANKS: tuple[Check, ...] = (
     bfloat16_parity,
     average,
     resume,
+    snapshot,
     other_stage,
     skip,
     spike,
@@ -414,7 +441,7 @@ TWO_RANKS: tuple[Check, ...] = (
     muon,
     whole_run,
 )
-ONE_RANK: tuple[Check, ...] = (parity, resume, skip, spike, muon, other_world)
+ONE_RANK: tuple[Check, ...] = (parity, resume, snapshot, skip, spike, muon, other_world)
 
 
 def run(check: Check, stage: int, world: World, folder: Path) -> str:

@@ -1,25 +1,19 @@
-"""Checkpoints that are whole or absent: write, verify, find, read and thin them out.
+"""Checkpoints that are whole or absent: find, verify and read them. `commit.py` writes them.
 
-All ranks write into `step-N.partial/`, sync it and meet; rank 0 then writes the manifest (every file's size and
-SHA-256) and renames the folder. Which one is the latest is computed from the manifests, never from a pointer file.
+A folder `step-N` holds a folder a part and a manifest: every file's size and SHA-256, under a checksum of its own. Which
+checkpoint is the latest is computed from the manifests, never from a pointer file.
 """
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from wm.durable import sync
-from wm.engine import failpoints
 from wm.engine.protocols import Part
 from wm.engine.world import World
 
@@ -33,30 +27,6 @@ MANIFEST = "manifest.json"
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be written or trusted; the message names the file."""
-
-
-def save(
-    root: Path,
-    step: int,
-    parts: Mapping[str, Part],
-    state: Mapping[str, Any],
-    world: World,
-    config_tree: Mapping[str, Any],
-) -> Path:
-    """The folder `root/step-N`, whole. CheckpointError on every rank when it failed on one; nothing is left then."""
-    final = root / f"step-{step}"
-    partial = root / f"step-{step}.partial"
-    try:
-        _everywhere(world, lambda: _start(partial, world))
-        _everywhere(world, lambda: _write_parts(partial, parts))
-        files = _hash_files(partial, world)
-        _everywhere(world, lambda: _publish(partial, final, files, step, state, world, config_tree))
-    except CheckpointError:
-        if world.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        world.barrier()
-        raise
-    return final
 
 
 def checkpoints(root: Path) -> list[Path]:
@@ -92,10 +62,10 @@ def manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         tree = json.loads(path.read_bytes())
-        body, seal = tree["body"], tree["sha256"]
+        body, stated = tree["body"], tree["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is unreadable ({error})") from None
-    if seal != _seal(body):
+    if stated != seal(body):
         raise CheckpointError(f"{path} is damaged: its checksum differs")
     if body["format_version"] != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format {body['format_version']}; this program reads format {FORMAT_VERSION}")
@@ -106,7 +76,7 @@ def verify(folder: Path, world: World) -> dict[str, Any]:
     """The manifest, once every file's SHA-256 was compared (ranks share the work); CheckpointError names the file."""
     body = _by_rank_0(world, lambda: manifest(folder))
     expected = {name: entry["sha256"] for name, entry in body["files"].items()}
-    found = _hash_files(folder, world)
+    found = hash_files(folder, world)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise CheckpointError(f"{folder / name} is missing")
@@ -130,7 +100,7 @@ def load(
     if stored != set(parts):
         raise CheckpointError(f"{folder} holds the parts {sorted(stored)}; this run has {sorted(parts)}")
     for name, part in parts.items():
-        _everywhere(world, functools.partial(part.load, folder / name))
+        on_every_rank(world, functools.partial(part.load, folder / name))
     return dict(body["state"])
 
 
@@ -150,33 +120,7 @@ def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | Non
     return None
 
 
-def retain(root: Path, keep_last: int, world: World, saved: int | None = None) -> str | None:
-    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay.
-
-    `saved` is the step that was just saved, so known to be intact: it stays, and newer ones, which the run has left
-    behind because they are damaged, neither count nor go. Why something could not be deleted, on every rank; else None.
-    """
-    message = None
-    if world.rank == 0:
-        try:
-            _retire(root, keep_last, saved)
-        except OSError as error:  # a disk that became read-only: an old checkpoint too many is worth no run
-            message = str(error)
-    return world.broadcast_object(message)
-
-
-def _retire(root: Path, keep_last: int, saved: int | None) -> None:
-    found = [path for path in checkpoints(root) if saved is None or int(path.name.removeprefix("step-")) <= saved]
-    for path in found[max(1, keep_last) :]:
-        # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
-        path.rename(path.with_name(f"{path.name}.deleted"))
-        failpoints.reach("checkpoint.retire")
-    for path in root.glob("step-*"):
-        if re.fullmatch(r"step-\d+\.(partial|deleted|replaced)", path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _everywhere(world: World, action: Callable[[], None]) -> None:
+def on_every_rank(world: World, action: Callable[[], None]) -> None:
     """Run `action` on every rank; CheckpointError on all when it failed on one, so that no rank goes on alone."""
     message = None
     try:
@@ -202,69 +146,11 @@ def _by_rank_0(world: World, action: Callable[[], T]) -> T:
     return cast(T, value)
 
 
-def _start(partial: Path, world: World) -> None:
-    if world.rank == 0:
-        failpoints.reach("checkpoint.begin")
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-
-
-def _write_parts(partial: Path, parts: Mapping[str, Part]) -> None:
-    for name, part in parts.items():
-        failpoints.reach("checkpoint.part")
-        folder = partial / name
-        folder.mkdir(exist_ok=True)
-        part.save(folder)
-    for path in _files(partial):
-        # Another rank's file may be under its temporary name and vanish; that rank syncs it.
-        with suppress(FileNotFoundError):
-            sync(path)
-    for path in [partial, *(partial / name for name in parts)]:
-        sync(path)
-    failpoints.reach("checkpoint.written")
-
-
-def _publish(
-    partial: Path,
-    final: Path,
-    files: Mapping[str, Any],
-    step: int,
-    state: Mapping[str, Any],
-    world: World,
-    config_tree: Mapping[str, Any],
-) -> None:
-    if world.rank != 0:
-        return
-    body = {
-        "format_version": FORMAT_VERSION,
-        "step": step,
-        "state": dict(state),
-        "config": dict(config_tree),
-        "config_hash": _seal(config_tree)[:16],
-        "world_size": world.world_size,
-        "parts": sorted(path.name for path in partial.iterdir()),
-        "versions": _versions(),
-        "files": dict(files),
-    }
-    failpoints.reach("checkpoint.manifest")
-    path = partial / MANIFEST
-    path.write_text(json.dumps({"sha256": _seal(body), "body": body}, indent=1))
-    sync(path)
-    sync(partial)
-    failpoints.reach("checkpoint.publish", path)
-    if final.exists():
-        # The run came by this step before: from a damaged checkpoint, or to save it once more.
-        final.rename(final.with_name(f"{final.name}.replaced"))
-    partial.rename(final)
-    failpoints.reach("checkpoint.renamed", final / MANIFEST)
-    sync(final.parent)
-    shutil.rmtree(final.with_name(f"{final.name}.replaced"), ignore_errors=True)
-
-
-def _hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
+def hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file but the manifest, each read by one rank, known to all."""
-    names = world.broadcast_object([str(path.relative_to(folder)) for path in _files(folder) if path.name != MANIFEST])
+    names = world.broadcast_object(
+        [str(path.relative_to(folder)) for path in files_of(folder) if path.name != MANIFEST]
+    )
     own: dict[str, dict[str, Any]] = {}
     failure = None
     for name in names[world.rank :: world.world_size]:
@@ -281,22 +167,13 @@ def _hash_files(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     return {name: entry for files, _ in results for name, entry in files.items()}
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     """All but hidden ones, which file systems make for themselves (.nfs*) and no part reads."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def _seal(body: Any) -> str:
+def seal(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "deepspeed", "safetensors")
-    versions = {"python": platform.python_version()}
-    for name in names:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 if __name__ == "__main__":

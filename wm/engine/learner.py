@@ -18,10 +18,11 @@ from wm.batch import Batch
 from wm.config import config
 from wm.engine import failpoints
 from wm.engine.average import Average, PowerAverages, swapped
+from wm.engine.host_memory import HostMemory
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
-from wm.engine.partition import Fragment, Reader, write
+from wm.engine.partition import Fragment, Nothing, RankFile, Reader, rank_file
 from wm.engine.posthoc import power_exponent
-from wm.engine.protocols import Loss, Metrics
+from wm.engine.protocols import Loss, Metrics, Snapshot
 from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
 from wm.engine.world import World
 
@@ -162,7 +163,7 @@ class LocalLearner:
             Average([g.master for g in self._groups], config.average_decay) if config.average_decay else None
         )
         self._powers = PowerAverages([g.master for g in self._groups], config.average_lengths)
-        self._count = StepCount()
+        self._count, self._memory = StepCount(), HostMemory()
 
     @property
     def module(self) -> nn.Module:
@@ -246,7 +247,13 @@ class LocalLearner:
     def save(self, folder: Path) -> None:
         """Rank 0 writes; the others hold the same."""
         if self._world.rank == 0:
-            write(folder, 0, self._fragments(), untrained(self._module, self._names), dataclasses.asdict(self._count))
+            self._file().save(folder)
+
+    def snapshot(self) -> Snapshot:
+        return self._file().copied(self._memory) if self._world.rank == 0 else Nothing()
+
+    def _file(self) -> RankFile:
+        return rank_file(0, self._fragments(), untrained(self._module, self._names), dataclasses.asdict(self._count))
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,17 @@ from torch import Tensor
 from wm.config import config, dump
 from wm.durable import write_text
 from wm.engine import checkpoint, failpoints
-from wm.engine.checkpoint import CheckpointError
 from wm.engine.drift import refuse_drift
 from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
-from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Stage
+from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Part, Stage
+from wm.engine.saving import LAST_ATTEMPTS, Saver
 from wm.engine.signals import stop_signals
 from wm.engine.update import Diverged
 from wm.engine.world import World
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_SAVES = 3
 MAX_ROLLBACKS = 3  # without a new checkpoint in between
 
 
@@ -43,6 +43,7 @@ class LoopConfig:
     save_every: int = 500  # the end is always saved
     sample_every: int = 0
     keep_last: int = 2  # checkpoints that stay
+    async_save: bool = True  # write them beside the training, from a copy in host memory
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -67,8 +68,8 @@ def run(
     """What result.json says, with `stopped` True where the run ended early (then nothing is written, and it can go on).
 
     Raises ConfigError when the checkpoint was made under another config, CheckpointError when the folder is in use, no
-    checkpoint is intact or three saves failed in a row, FloatingPointError when training diverged and going back to the
-    last checkpoint and past the data since did not help.
+    checkpoint is intact or the end cannot be saved, FloatingPointError when training diverged and going back to the last
+    checkpoint and past the data since did not help.
     """
     with locked(folder, world):
         result = world.broadcast_object(_read_result(folder))
@@ -77,9 +78,10 @@ def run(
             return result
         with stop_signals() as stopped:
             progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint)
-            progress.resume(allow_changes)
-            progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
-            return progress.end()
+            with closing(progress):
+                progress.resume(allow_changes)
+                progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
+                return progress.end()
 
 
 class _Progress:
@@ -98,11 +100,10 @@ class _Progress:
         self._tree: dict[str, Any] = json.loads(
             json.dumps(config_tree)
         )  # as the manifest gives it back: lists, no tuples
-        self._on_checkpoint = on_checkpoint
         self._root = folder / "checkpoints"
-        self._step, self._cursor, self._saved_step = 0, 0, -1
-        self._failed_saves, self._failed_deletions = 0, 0
-        self._rollbacks, self._rollbacks_in_a_row = 0, 0
+        self._saver = Saver(self._root, world, self._tree, config.keep_last, config.async_save, on_checkpoint)
+        self._step, self._cursor = 0, 0
+        self._rollbacks, self._rollbacks_in_a_row, self._rolled_back_to = 0, 0, -1
         self._owes_save = False
         self._seconds_before, self._started_at = 0.0, time.monotonic()
         self._logged_step, self._logged_at = 0, time.monotonic()
@@ -123,6 +124,10 @@ class _Progress:
         logger.info("resumed from step %d" if self._step else "starts at step %d", self._step)
         failpoints.reach("loop.resumed")
 
+    def close(self) -> None:
+        """What is being written becomes whole before another process may have the folder."""
+        self._saver.close()
+
     def train(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
         """Step until the end or until any rank wants to stop; go back where training diverged."""
         self._started_at = self._logged_at = time.monotonic()
@@ -142,6 +147,7 @@ class _Progress:
             metrics = self._stage.step(dataclasses.replace(batch, step=self._step))
             self._step += 1
             failpoints.reach("loop.stepped")
+            self._saver.settle()
             skipped = self._log_metrics(metrics)
             if self._due(self._config.sample_every):
                 with torch.no_grad():
@@ -150,10 +156,12 @@ class _Progress:
             ends = self._stopped or self._step == self._config.num_steps
             self._owes_save |= self._due(self._config.save_every)
             # Not among skipped steps: the checkpoint that training goes back to should be from before the trouble.
-            if ends or (self._owes_save and not skipped):
-                self._save()
             if ends:
+                self._saver.save_last(*self._saved(), attempts=1 if self._stopped else LAST_ATTEMPTS)
                 return
+            if self._owes_save and not skipped:
+                self._owes_save = False
+                self._saver.save(*self._saved())
         raise RuntimeError(f"the batches ended at step {self._step} of {self._config.num_steps}; they must not end")
 
     def _roll_back(self, error: Diverged) -> None:
@@ -161,15 +169,19 @@ class _Progress:
 
         Raises `error` where there is no checkpoint or going back did not help before.
         """
+        self._saver.settle(wait=True)
         intact = checkpoint.newest_intact(self._root, self._world)
         if intact is None:
             raise error
+        if self._saver.saved_step != self._rolled_back_to:
+            self._rollbacks_in_a_row = 0
         if self._rollbacks_in_a_row == MAX_ROLLBACKS:
             raise FloatingPointError(
                 f"training diverged again after {MAX_ROLLBACKS} returns to {intact[0].name}, each past other data: {error}"
             ) from error
         failed_at = self._step
         self._load(*intact)
+        self._rolled_back_to = self._step
         self._rollbacks, self._rollbacks_in_a_row = self._rollbacks + 1, self._rollbacks_in_a_row + 1
         self._owes_save = False
         self._log.close()
@@ -181,7 +193,7 @@ class _Progress:
 
     def _load(self, path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         state = checkpoint.load(path, self._stage.parts(), self._world, verified=manifest)
-        self._step = self._saved_step = self._logged_step = state["step"]
+        self._step = self._saver.saved_step = self._logged_step = state["step"]
         self._skipped = state.get("skipped", 0.0)
         return state
 
@@ -225,9 +237,12 @@ class _Progress:
         now = time.monotonic()
         rate = (now - self._logged_at) / max(1, self._step - self._logged_step)
         self._logged_step, self._logged_at = self._step, now
-        clock = {"seconds": self._seconds(), "seconds_per_step": rate}
+        clock = {
+            "seconds": self._seconds(), "seconds_per_step": rate, "save_seconds": self._saver.blocked_seconds,
+        }  # fmt: skip
         alarms = {
-            "failed_saves": self._failed_saves, "failed_deletions": self._failed_deletions, "rollbacks": self._rollbacks,
+            "failed_saves": self._saver.failed_saves, "failed_deletions": self._saver.failed_deletions,
+            "unsaved_steps": self._step - max(0, self._saver.saved_step), "rollbacks": self._rollbacks,
             "skipped": self._skipped,
         }  # fmt: skip
         self._log.log(self._step, {**clock, **{name: float(count) for name, count in alarms.items()}, **means})
@@ -236,35 +251,13 @@ class _Progress:
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started_at
 
-    def _save(self) -> None:
-        """Save this step. A failure is survived twice in a row: an old checkpoint is better than no run."""
-        self._owes_save = False
-        if self._saved_step == self._step:
-            return
+    def _saved(self) -> tuple[int, Mapping[str, Part], dict[str, Any]]:
+        """What a checkpoint of this step holds."""
         state = {
             "step": self._step, "cursor": self._cursor, "seconds": self._seconds(), "rollbacks": self._rollbacks,
             "skipped": self._skipped,
         }  # fmt: skip
-        try:
-            path = checkpoint.save(self._root, self._step, self._stage.parts(), state, self._world, self._tree)
-        except CheckpointError as error:
-            self._failed_saves += 1
-            if self._failed_saves >= MAX_FAILED_SAVES:
-                raise CheckpointError(
-                    f"{self._failed_saves} saves failed in a row, the last at step {self._step}: {error}"
-                ) from None
-            logger.warning("no checkpoint at step %d (%s); training goes on", self._step, error)
-            return
-        self._failed_saves, self._saved_step, self._rollbacks_in_a_row = 0, self._step, 0
-        files = [file for file in path.rglob("*") if file.is_file()]
-        failpoints.reach("checkpoint.published", max(files, key=lambda file: file.stat().st_size))
-        trouble = checkpoint.retain(self._root, self._config.keep_last, self._world, saved=self._step)
-        self._failed_deletions = 0 if trouble is None else self._failed_deletions + 1
-        if trouble is not None:
-            logger.warning("older checkpoints stay: they cannot be deleted (%s)", trouble)
-        logger.info("checkpoint step %d", self._step)
-        if self._on_checkpoint is not None:
-            self._on_checkpoint(self._step, path)
+        return self._step, self._stage.parts(), state
 
 
 def _skipped(metrics: Metrics) -> float:

@@ -6,7 +6,6 @@ A reader takes the slices that it owns out of all files, whoever wrote them.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wm.durable import sync
 from wm.engine import failpoints
+from wm.engine.host_memory import HostMemory
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,37 @@ class Fragment:
         return next(iter(self.tensors.values())).numel()
 
 
-def write(folder: Path, rank: int, fragments: Sequence[Fragment], extra: Mapping[str, Tensor], facts: Any) -> None:
+@dataclass(frozen=True)
+class RankFile:
+    """What one rank writes: tensors by their key in the file, and what the file says beside them."""
+
+    rank: int
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def save(self, folder: Path) -> None:
+        path = folder / f"rank-{self.rank:05d}.safetensors"
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+        try:
+            save_file(tensors, path, dict(self.metadata))
+        except SafetensorError as error:  # how safetensors reports a full disk, among others
+            raise OSError(f"{path} cannot be written: {error}") from None
+        failpoints.reach("checkpoint.file", path)
+        sync(path)
+
+    def copied(self, memory: HostMemory) -> "RankFile":
+        """The same with the values of this moment, which later steps do not change."""
+        return RankFile(self.rank, memory.copy(self.tensors), self.metadata)
+
+
+class Nothing:
+    """The snapshot of a rank that has nothing to write."""
+
+    def save(self, folder: Path) -> None:
+        return None
+
+
+def rank_file(rank: int, fragments: Sequence[Fragment], extra: Mapping[str, Tensor], facts: Any) -> RankFile:
     """This rank's file. `extra` are whole tensors (buffers) and `facts` plain values; a reader takes rank 0's."""
     tensors = {f"{kind}/{f.name}": t for f in fragments for kind, t in f.tensors.items()}
     tensors |= {f"extra/{name}": tensor for name, tensor in extra.items()}
@@ -43,14 +74,7 @@ def write(folder: Path, rank: int, fragments: Sequence[Fragment], extra: Mapping
         "numels": json.dumps({f.name: f.numel for f in fragments}),
         "facts": json.dumps(facts),
     }
-    path = folder / f"rank-{rank:05d}.safetensors"
-    try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata)
-    except SafetensorError as error:  # how safetensors reports a full disk, among others
-        raise OSError(f"{path} cannot be written: {error}") from None
-    failpoints.reach("checkpoint.file", path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    return RankFile(rank, tensors, metadata)
 
 
 class Reader:

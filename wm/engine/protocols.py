@@ -18,11 +18,23 @@ OpenBatches = Callable[[int], Iterator[tuple[Batch, int]]]
 OnCheckpoint = Callable[[int, Path], None]
 
 
-class Part(Protocol):
-    """What a checkpoint holds under one name. Every rank calls both."""
+class Snapshot(Protocol):
+    """What one rank has to write of a part."""
 
     def save(self, folder: Path) -> None: ...
+
+
+class Part(Snapshot, Protocol):
+    """What a checkpoint holds under one name. Every rank calls all three."""
+
     def load(self, folder: Path) -> None: ...
+
+    def snapshot(self) -> Snapshot:
+        """The values of this moment, in host memory, until the next call.
+
+        Its `save` writes what the part's own would have written now; it speaks no collective, so any thread may call it.
+        """
+        ...
 
 
 class Learner(Part, Protocol):

@@ -3,6 +3,7 @@
 With one process every collective is the identity, so no caller branches on the world size.
 """
 
+import dataclasses
 import os
 import socket
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ class World:
     world_size: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: dist.ProcessGroup | None = None  # None: the process's own
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> Self:
@@ -46,17 +48,24 @@ class World:
             return cls(device=place)
         return cls(dist.get_rank(), dist.get_world_size(), local_rank, place)
 
+    def apart(self, timeout_seconds: float) -> "World":
+        """The same ranks with collectives of their own, on the CPU: for a thread beside the one that trains."""
+        if self.world_size == 1:
+            return self
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+        return dataclasses.replace(self, device=torch.device("cpu"), group=group)
+
     def barrier(self) -> None:
         """Returns when every rank has called it."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def broadcast_object(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def gather_objects(self, value: T) -> list[T]:
@@ -64,7 +73,7 @@ class World:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
@@ -72,7 +81,7 @@ class World:
         if self.world_size == 1:
             return value.clone()
         total = value.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total.div_(self.world_size)
 
     def any(self, flag: bool) -> bool:
@@ -80,7 +89,7 @@ class World:
         if self.world_size == 1:
             return flag
         count = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(count)
+        dist.all_reduce(count, group=self.group)
         return bool(count.item() > 0)
 
     def mean_metrics(self, metrics: Mapping[str, float | Tensor]) -> dict[str, float]:

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from wm.batch import Batch
 from wm.engine import failpoints
 from wm.engine.average import Average, PowerAverages
+from wm.engine.host_memory import HostMemory
 from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
-from wm.engine.partition import Fragment, Reader, write
-from wm.engine.protocols import Loss, Metrics
+from wm.engine.partition import Fragment, Nothing, RankFile, Reader, rank_file
+from wm.engine.protocols import Loss, Metrics, Snapshot
 from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
 from wm.engine.world import World, init_process_group
 from wm.engine.zero_masters import masters_of
@@ -99,7 +100,7 @@ class ZeroLearner:
         flats = self._masters.flats
         self._average = Average(flats, config.average_decay) if config.average_decay else None
         self._powers = PowerAverages(flats, config.average_lengths)
-        self._count = StepCount()
+        self._count, self._memory = StepCount(), HostMemory()
 
     @property
     def module(self) -> nn.Module:
@@ -195,11 +196,22 @@ class ZeroLearner:
 
     def save(self, folder: Path) -> None:
         """Every rank writes what it owns; no rank gathers anything."""
-        facts = dataclasses.asdict(self._count)
         with self._masters.gathered(False):
-            whole = untrained(self.module, self._masters.names) if self._world.rank == 0 else {}
-            if self._world.rank == 0 or self._masters.partitioned:
-                write(folder, self._world.rank, [f for f in self._fragments() if f.size], whole, facts)
+            if self._writes:
+                self._file().save(folder)
+
+    def snapshot(self) -> Snapshot:
+        with self._masters.gathered(False):
+            return self._file().copied(self._memory) if self._writes else Nothing()
+
+    @property
+    def _writes(self) -> bool:
+        return self._world.rank == 0 or self._masters.partitioned
+
+    def _file(self) -> RankFile:
+        whole = untrained(self.module, self._masters.names) if self._world.rank == 0 else {}
+        owned = [f for f in self._fragments() if f.size]
+        return rank_file(self._world.rank, owned, whole, dataclasses.asdict(self._count))
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:

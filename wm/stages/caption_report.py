@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from wm.caption_match import ALL
-from wm.stages.evaluate import read_unit, write_text
+from wm.durable import write_text
+from wm.stages.evaluate import read_unit
 from wm.stages.evaluate_captions import VAE, EvaluateCaptionsConfig
 from wm.stages.page import STYLE, label, number, picture, table
 from wm.stages.report import FORMAT_VERSION, hardware, judged, versions

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from wm.batch import ActionSpace
 from wm.config import config, content_hash, to_dict
 from wm.cursor import Sprite
+from wm.durable import write_text
 from wm.measures import TransitionRule, bootstrap, psnr, ssim
 from wm.stages.bench import VAE, Bench, Counts, OpenSession, Session, Sighting, row
 from wm.stages.pictures import save_animation, save_png, strip
@@ -256,14 +256,3 @@ def read_unit(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return unit if isinstance(unit, dict) and "hash" in unit else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Put `text` at `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

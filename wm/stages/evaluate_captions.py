@@ -14,9 +14,10 @@ from torch import Tensor
 from wm.batch import Action, ActionSpace
 from wm.caption_match import Match, match_rates, verdicts
 from wm.config import config, content_hash
+from wm.durable import write_text
 from wm.measures import mean_interval, psnr
 from wm.stages.bench import row
-from wm.stages.evaluate import Reconstruct, Target, read_unit, write_text
+from wm.stages.evaluate import Reconstruct, Target, read_unit
 from wm.stages.pictures import save_png, strip
 
 VAE = "vae"  # the unit of the tokenizer alone
