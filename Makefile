@@ -36,7 +36,7 @@ test: setup lint
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m "slow or case" $(if $(ARGS),$(ARGS),--cases tests/CASES.md)
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)

@@ -11,6 +11,7 @@ from torch import nn
 from data_pipeline.mixture import open_mixture
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
+from launch.processes import introduce
 from launch.run_config import RunConfig, TrainingConfig, load_run
 from wm.config import to_dict
 from wm.engine.learner import LocalLearner
@@ -37,6 +38,7 @@ def train(
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
     folder = run.output(root)
+    introduce(folder, world.rank)
     with _logged_to(folder / f"log-{world.rank}.txt"):
         stage = build_stage(run, root, world)
         batches = open_mixture(data, root, world.rank, world.world_size, run.seed)

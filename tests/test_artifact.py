@@ -54,6 +54,7 @@ def refused(action, *words: str) -> None:
         assert word in message
 
 
+@pytest.mark.case("C-15")
 @pytest.mark.parametrize("model", ["student", "teacher"])
 def test_a_loaded_world_draws_the_same_frames(folder: Path, model: str) -> None:
     assert torch.equal(played(load(folder), model), played(tiny_world.world(starts=STARTS), model))
@@ -135,6 +136,7 @@ def test_weights_that_are_not_what_is_asked_for_are_refused(tmp_path: Path) -> N
     refused(lambda: load_vae(root / "vae/weights"), "model.safetensors does not hold the weights")
 
 
+@pytest.mark.case("C-16")
 def test_a_failure_while_writing_leaves_the_old_artifact_whole(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = tiny_world.world(starts=STARTS[:1], world="other")
@@ -147,6 +149,7 @@ def test_a_failure_while_writing_leaves_the_old_artifact_whole(folder: Path) -> 
     assert sorted(path.name for path in folder.parent.iterdir()) == ["artifact"]
 
 
+@pytest.mark.case("C-15")
 def test_a_fresh_process_plays_without_the_libraries_of_training(folder: Path) -> None:
     program = f"""
 import sys

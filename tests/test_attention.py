@@ -45,6 +45,7 @@ def some_mask(queries: int, keys: int, heads: int = 1) -> Tensor:
     return mask
 
 
+@pytest.mark.case("T-13")
 @pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize(("queries", "keys"), [(5, 7), (6, 6), (1, 9)])
 def test_agrees_with_the_reference(backend: str, queries: int, keys: int) -> None:
@@ -55,6 +56,7 @@ def test_agrees_with_the_reference(backend: str, queries: int, keys: int) -> Non
         torch.testing.assert_close(attend(q, k, v, mask=mask, backend=backend), reference(q, k, v, mask))
 
 
+@pytest.mark.case("T-13")
 @pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize(("queries", "keys"), [(6, 6), (2, 6), (1, 6)])
 def test_causal_lines_the_last_query_up_with_the_last_key(backend: str, queries: int, keys: int) -> None:
@@ -79,6 +81,7 @@ def test_what_is_masked_has_no_gradient(backend: str) -> None:
         assert bool((x.grad[:, :, :4] != 0).any())
 
 
+@pytest.mark.case("T-13")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_backends_agree_forward_and_backward(dtype: torch.dtype) -> None:
     made = {}
@@ -95,6 +98,7 @@ def test_backends_agree_forward_and_backward(dtype: torch.dtype) -> None:
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.case("T-13")
 @pytest.mark.parametrize("backend", [XFORMERS])
 def test_xformers_agrees_on_cuda(backend: str) -> None:
     q, k, v = inputs(16, 24, torch.bfloat16, "cuda")

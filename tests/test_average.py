@@ -7,6 +7,7 @@ from torch import nn
 from wm.engine.average import Average, swapped
 
 
+@pytest.mark.case("T-07")
 def test_it_is_the_weighted_sum_of_the_past_in_float64():
     torch.manual_seed(0)
     weights = [torch.randn(3, 5), torch.randn(7)]

@@ -93,6 +93,7 @@ def same_json(one: bytes, other: bytes) -> bool:
         return False
 
 
+@pytest.mark.case("C-03")
 def test_every_flipped_byte_is_found_before_anything_is_loaded(tmp_path: Path):
     write(tmp_path, 1)
     folder = write(tmp_path, 2)
@@ -111,6 +112,7 @@ def test_every_flipped_byte_is_found_before_anything_is_loaded(tmp_path: Path):
     assert read(folder)[1] == "step 2"
 
 
+@pytest.mark.case("C-03", "C-04")
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
 def test_a_damaged_newest_gives_way_with_a_warning(tmp_path: Path, damage: str, caplog):
     write(tmp_path, 1)
@@ -136,6 +138,7 @@ def test_nothing_intact_is_an_error_and_nothing_saved_is_not(tmp_path: Path):
         checkpoint.newest_intact(tmp_path, WORLD)
 
 
+@pytest.mark.case("C-05")
 def test_a_failed_save_leaves_the_old_ones_and_nothing_else(tmp_path: Path):
     write(tmp_path, 1)
     with pytest.raises(CheckpointError, match="No space left"):
@@ -150,6 +153,7 @@ def test_a_step_that_is_saved_again_replaces_the_first(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["step-2"]
 
 
+@pytest.mark.case("C-07")
 def test_retention_keeps_the_newest_and_touches_only_ours(tmp_path: Path):
     for step in range(1, 6):
         write(tmp_path, step)
@@ -167,6 +171,7 @@ def test_other_parts_are_refused(tmp_path: Path):
         checkpoint.load(folder, {"words": Words()}, WORLD)
 
 
+@pytest.mark.case("C-17")
 def test_another_format_is_refused(tmp_path: Path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(commit, "FORMAT_VERSION", 7)
@@ -199,6 +204,7 @@ def hold(root: Path, started: Any) -> None:
         time.sleep(60)
 
 
+@pytest.mark.case("C-13")
 def test_a_folder_in_use_is_refused_and_that_of_a_killed_run_is_free(tmp_path: Path):
     started = FORK.Event()
     holder = FORK.Process(target=hold, args=(tmp_path, started))
@@ -236,6 +242,7 @@ def save_without_end(root: Path, step: int, reported: Any) -> None:
         commit.retain(root, 2, WORLD)
 
 
+@pytest.mark.case("C-01")
 def test_killed_at_any_moment_the_newest_is_whole(tmp_path: Path):
     """Whatever was reported as saved is there or was followed by a newer one; nothing needs a hand."""
     generator = random.Random(0)

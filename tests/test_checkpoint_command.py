@@ -32,6 +32,7 @@ def test_list_is_newest_first_and_marks_the_newest(run: Path, capsys):
     assert content(run) == before
 
 
+@pytest.mark.case("C-04")
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "add", "manifest"])
 def test_verify_names_what_is_damaged(run: Path, damage: str, capsys):
     assert main(["verify", str(run)]) == 0

@@ -34,6 +34,7 @@ def failing(found: list[dict[str, Any]], run: RunConfig | None = None) -> dict[s
         doctor.port = port
 
 
+@pytest.mark.case("L-14")
 def test_this_machine_is_told_in_less_than_a_minute_and_left_as_it_was(tmp_path: Path, capsys):
     began = time.monotonic()
     code = doctor.main(["--root", str(tmp_path)])
@@ -49,6 +50,7 @@ def test_two_equal_nodes_are_well(here):
     assert failing([here, copy.deepcopy(here) | {"host": "other"}]).keys() <= {"shared memory", "storage"}
 
 
+@pytest.mark.case("L-11", "L-12", "L-14")
 @pytest.mark.parametrize(
     ("probe", "changed", "words"),
     [
@@ -75,6 +77,7 @@ def test_more_gpus_than_there_are(here):
     assert "run the record stage" in found["shards"]
 
 
+@pytest.mark.case("L-14")
 def test_storage_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("")
     assert "error" in probes.storage(tmp_path / "file" / "root")

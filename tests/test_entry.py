@@ -30,12 +30,14 @@ def told_to_stop(number: int, answer: int | None) -> int:
     raise AssertionError("the signal did not come")
 
 
+@pytest.mark.case("L-08")
 @pytest.mark.parametrize("answer", [None, INTERRUPTED])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, REQUEUE)])
 def test_only_what_a_scheduler_stopped_is_queued_again(number: int, code: int, answer: int | None) -> None:
     assert guarded(lambda: told_to_stop(number, answer), "command", False) == code
 
 
+@pytest.mark.case("L-08")
 @pytest.mark.parametrize("answer", [OK, FAILED, BAD_INPUT])
 def test_what_ended_or_failed_although_it_was_told_to_stop_is_not_queued_again(answer: int) -> None:
     assert guarded(lambda: told_to_stop(signal.SIGTERM, answer), "command", False) == answer

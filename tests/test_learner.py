@@ -78,6 +78,7 @@ def test_agrees_with_plain_adamw():
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.case("T-03")
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_accumulation_equals_a_large_batch(size: int):
     whole, parts = make(FAST), make(dataclasses.replace(FAST, micro_batch_size=size))
@@ -88,6 +89,7 @@ def test_accumulation_equals_a_large_batch(size: int):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.case("T-07")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_average_equals_a_float64_reference(precision: str):
     learner = make(dataclasses.replace(FAST, precision=precision))
@@ -147,6 +149,7 @@ def _same(one: LocalLearner, other: LocalLearner) -> bool:
     return all(torch.equal(a, b) for a, b in tensors)
 
 
+@pytest.mark.case("C-12")
 def test_saved_before_any_step_and_loaded_is_the_same(tmp_path: Path):
     one, other = make(FAST), make(FAST, seed=1)
     one.save(tmp_path)
@@ -161,6 +164,7 @@ def test_state_of_another_module_is_refused(tmp_path: Path):
         wide.load(tmp_path)
 
 
+@pytest.mark.case("T-04")
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(where: str, tmp_path: Path, caplog):
     learner, twin = make(FAST), make(FAST)

@@ -108,6 +108,7 @@ def test_threads_and_cache_change_nothing(folder: Path, changes: dict[str, int])
         assert equal(a, b)
 
 
+@pytest.mark.case("T-03")
 @pytest.mark.parametrize("world", [2, 3, 4, 6, 12])
 def test_ranks_together_see_what_one_sees(folder: Path, world: int) -> None:
     alone = take(folder, data(), 5)

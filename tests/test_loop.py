@@ -126,6 +126,7 @@ def test_a_kill_loses_what_came_after_the_last_checkpoint_and_no_more(tmp_path: 
     assert stage.seen[0] == 6
 
 
+@pytest.mark.case("C-03")
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog):
     whole = start(tmp_path / "whole")
     start(tmp_path / "parts", should_stop=stop_after(8))
@@ -140,6 +141,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog
     assert "rank-00000.safetensors" in caplog.text
 
 
+@pytest.mark.case("T-17")
 def test_another_config_is_refused_field_by_field_unless_allowed(tmp_path: Path):
     start(tmp_path, should_stop=stop_after(4))
     with pytest.raises(ConfigError, match=r"stage\.rate: 0\.5 -> 0\.7"):
@@ -152,6 +154,7 @@ def test_the_zero_stage_may_change(tmp_path: Path):
     assert start(tmp_path, zero=3)["step"] == 12
 
 
+@pytest.mark.case("T-10")
 def test_sigterm_saves_and_stops(tmp_path: Path):
     class Terminated(LineStage):
         def step(self, batch: Batch) -> Metrics:
@@ -176,6 +179,7 @@ def test_it_runs_off_the_main_thread(tmp_path: Path):
     assert results[0]["step"] == 12
 
 
+@pytest.mark.case("T-04")
 def test_a_skipped_step_has_its_own_row(tmp_path: Path):
     settings = LoopConfig(num_steps=12, log_every=100, save_every=0)
     run(LineStage(12, fail_at=6), open_batches, settings, tmp_path, World.single(), {})
@@ -211,6 +215,7 @@ class FullDiskStage(LineStage):
         return {"model": self.learner, "other": self.part}
 
 
+@pytest.mark.case("C-05")
 def test_a_full_disk_is_survived_and_cleared(tmp_path: Path, caplog):
     with caplog.at_level(logging.WARNING):
         result = start(tmp_path, stage=FullDiskStage(12, {2, 3}), async_save=False)
@@ -221,6 +226,7 @@ def test_a_full_disk_is_survived_and_cleared(tmp_path: Path, caplog):
     assert [row["failed_saves"] for row in rows(tmp_path)][6] == 1.0
 
 
+@pytest.mark.case("C-05")
 def test_a_disk_that_stays_full_costs_no_step_but_the_end_is_not_said_to_be_saved(tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setattr(saving, "PAUSE_SECONDS", 0.01)
     stage = FullDiskStage(30, set(range(2, 99)))
@@ -265,6 +271,7 @@ class Diverging(LineStage):
         return super().step(batch)
 
 
+@pytest.mark.case("T-05")
 def test_five_bad_steps_go_back_to_the_last_checkpoint_and_past_the_data(tmp_path: Path, caplog):
     stage = Diverging(12, 7, 12)
     with caplog.at_level(logging.WARNING):
@@ -279,6 +286,7 @@ def test_five_bad_steps_go_back_to_the_last_checkpoint_and_past_the_data(tmp_pat
     assert last["loss"] is not None
 
 
+@pytest.mark.case("T-05")
 def test_after_three_returns_it_says_what_is_wrong(tmp_path: Path):
     with pytest.raises(
         FloatingPointError, match=r"again after 3 returns to step-6, each past other data: 5 steps in a row"
@@ -291,6 +299,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path):
         start(tmp_path, stage=Diverging(12, 0, 1000))
 
 
+@pytest.mark.case("T-06")
 def test_a_loss_spike_is_skipped_once_and_training_returns(tmp_path: Path, caplog):
     """T-06: one batch scaled by 1e4, four sigma; the level of the 20 steps after is that of the run without it."""
 
@@ -333,6 +342,7 @@ def test_a_disk_that_cannot_delete_costs_no_run(tmp_path: Path, monkeypatch):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
 
 
+@pytest.mark.case("C-07")
 def test_retention_keeps_what_was_just_saved_beside_damaged_newer_ones(tmp_path: Path):
     start(tmp_path, should_stop=stop_after(9))
     for path in (tmp_path / "checkpoints").glob("step-*"):  # 6 and 9

@@ -80,6 +80,7 @@ def test_only_rank_0_writes(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.case("T-18")
 def test_a_folder_that_cannot_be_written_gives_one_warning_and_recovers(tmp_path: Path, caplog):
     folder = tmp_path / "run"
     folder.write_text("a file where the folder should be")
@@ -95,6 +96,7 @@ def test_a_folder_that_cannot_be_written_gives_one_warning_and_recovers(tmp_path
     assert [e.step for e in read(folder).Scalars("loss")] == [4]
 
 
+@pytest.mark.case("T-18")
 def test_a_full_disk_stops_nothing(tmp_path: Path, caplog, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is not there")

@@ -75,6 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(root, killed, finished)
 
 
+@pytest.mark.case("T-14")
 def test_a_killed_run_goes_on_where_it_was(made: Made) -> None:
     assert "done in" in made.killed, "the recordings were finished before the kill"
     log = (made.root / "vae" / "log-0.txt").read_text()
@@ -83,6 +84,7 @@ def test_a_killed_run_goes_on_where_it_was(made: Made) -> None:
     assert "finished before" in made.finished.splitlines()[0]
 
 
+@pytest.mark.case("L-13")
 @pytest.mark.slow
 def test_an_interrupt_saves_stops_and_says_how_to_go_on(made: Made, tmp_path: Path) -> None:
     root, log = tmp_path / "smoke", tmp_path / "log"
@@ -98,6 +100,7 @@ def test_an_interrupt_saves_stops_and_says_how_to_go_on(made: Made, tmp_path: Pa
     assert not (root / "vae" / "stop").exists()
 
 
+@pytest.mark.case("C-18")
 @pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_goes_on(made: Made, tmp_path: Path) -> None:
     root, log = tmp_path / "smoke", tmp_path / "log"
@@ -121,6 +124,7 @@ def test_every_stage_says_what_it_does_and_ray_says_nothing(made: Made) -> None:
         assert place in made.finished
 
 
+@pytest.mark.case("T-14")
 def test_every_stage_leaves_its_result_and_its_settings(made: Made) -> None:
     for folder in FOLDERS:
         assert (made.root / folder / "result.json").exists(), folder
@@ -155,6 +159,7 @@ def test_the_report_knows_the_time_of_every_stage(made: Made) -> None:
     assert (made.root / "report" / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.case("T-15")
 def test_the_artifact_plays_and_repeats_itself(made: Made) -> None:
     world = artifact.load(made.root / "artifact")
     frames, actions = world.starts[0]

@@ -87,6 +87,7 @@ def test_memory_is_what_a_plain_optimizer_holds() -> None:
     assert held.average == nbytes(parameters)
 
 
+@pytest.mark.case("C-20")
 def test_a_checkpoint_is_as_large_as_planned(tmp_path: Path) -> None:
     module = nn.Linear(300, 200)
     learner = LocalLearner(module, LearnerConfig(), num_steps=1, world=World.single())

@@ -43,6 +43,7 @@ def directives(script: str) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in lines)
 
 
+@pytest.mark.case("L-08")
 @pytest.mark.parametrize(("num_nodes", "gpus"), SIZES)
 def test_the_sbatch_script_is_bash_and_asks_for_what_was_said(num_nodes: int, gpus: int, tmp_path: Path) -> None:
     (path,) = rendered(
@@ -82,6 +83,7 @@ def test_a_pipeline_lays_out_every_stage(tmp_path: Path) -> None:
     assert "export.resources" not in script
 
 
+@pytest.mark.case("L-09")
 @pytest.mark.parametrize("kind", ["rayjob", "raycluster"])
 @pytest.mark.parametrize(("num_nodes", "gpus"), SIZES)
 def test_kuberay_manifests_fit_the_definitions(kind: str, num_nodes: int, gpus: int, tmp_path: Path) -> None:
@@ -129,6 +131,7 @@ def test_the_definitions_refuse_what_they_do_not_know() -> None:
         jsonschema.validate({"spec": {"b": "x"}}, schema)
 
 
+@pytest.mark.case("L-09")
 def test_kuberay_asks_for_tokens_limits_and_an_end(tmp_path: Path) -> None:
     rendered(tmp_path, "kuberay", str(CONFIGS / "desktop" / "dit.yaml"), *sized(2, 4), "--hours", "3")
     job, policy = documents(tmp_path / "wm-desktop-dit-rayjob.yaml")
@@ -165,6 +168,7 @@ def test_cluster_files_are_what_ray_up_takes(cloud: str, num_nodes: int, gpus: i
     assert shlex.split(run)[3].endswith("--root /shared/desktop --address auto")
 
 
+@pytest.mark.case("L-09")
 def test_no_secret_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-of-this-environment")
     config = str(CONFIGS / "smoke" / "dit.yaml")
@@ -200,6 +204,7 @@ def test_what_cannot_be_rendered_is_said_in_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.case("L-10")
 def test_nodes_are_waited_for_and_the_missing_ones_named() -> None:
     joined = iter([{"a"}, {"a", "b"}, {"a", "b", "c"}])
     assert nodes.wait_for(["b", "c"], 0, lambda: next(joined), timeout=60.0, pause=0.0) == {"a", "b", "c"}

@@ -81,6 +81,7 @@ def test_a_gpu_that_is_absent(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert "resources.gpus_per_worker=0" in line
 
 
+@pytest.mark.case("L-07")
 def test_a_stage_made_with_other_settings_is_refused_with_the_difference(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

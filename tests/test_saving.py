@@ -45,6 +45,7 @@ def steps_of(stage: LineStage, first: int, last: int) -> None:
         stage.step(batch)
 
 
+@pytest.mark.case("C-08")
 def test_what_is_written_is_of_the_moment_of_the_call(tmp_path: Path):
     """The writer is held back while the training changes weights, moments, average and counters many times."""
     stage = LineStage(40)
@@ -82,6 +83,7 @@ def test_host_memory_is_kept_and_follows_shapes():
     assert second["b"].data_ptr() == first["b"].data_ptr()
 
 
+@pytest.mark.case("C-08")
 def test_a_run_that_saves_beside_ends_at_the_bits_of_one_that_does_not(tmp_path: Path):
     ends = [start(tmp_path / str(beside), async_save=beside) for beside in (False, True)]
     assert ends[0]["final"] == ends[1]["final"]
@@ -111,6 +113,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):
     assert rows(tmp_path)[6]["save_seconds"] < 0.5
 
 
+@pytest.mark.case("C-09")
 def test_one_at_a_time_and_the_next_waits(tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setattr(saving, "NOTED_SECONDS", 0.1)
     failpoints.arm("checkpoint.part=sleep:0.3@1+")
@@ -123,6 +126,7 @@ def test_one_at_a_time_and_the_next_waits(tmp_path: Path, monkeypatch, caplog):
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-3", "step-2", "step-1"]
 
 
+@pytest.mark.case("C-05", "C-06")
 @pytest.mark.parametrize("action", ["enospc", "eio", "erofs", "raise"])
 def test_errors_of_the_writer_surface_and_leave_nothing(action: str, tmp_path: Path, caplog):
     for place in ("begin", "part", "file", "manifest"):
@@ -145,6 +149,7 @@ def test_an_error_that_is_no_failing_disk_ends_the_run(tmp_path: Path):
         start(tmp_path)
 
 
+@pytest.mark.case("C-09")
 def test_a_run_that_breaks_off_leaves_its_folder_when_the_writer_is_done(tmp_path: Path):
     class Breaking(LineStage):
         def step(self, batch: Batch) -> Metrics:
@@ -159,6 +164,7 @@ def test_a_run_that_breaks_off_leaves_its_folder_when_the_writer_is_done(tmp_pat
     assert checkpoint.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-3"
 
 
+@pytest.mark.case("C-05")
 def test_the_last_save_is_tried_again(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(saving, "PAUSE_SECONDS", 0.01)
     failpoints.arm("checkpoint.manifest=eio@2,checkpoint.part=enospc@3")

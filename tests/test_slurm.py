@@ -60,6 +60,7 @@ def wait_for(condition: Callable[[], bool], cluster: Slurm, job: str, folder: Pa
         time.sleep(0.5)
 
 
+@pytest.mark.case("L-08")
 def test_a_preempted_run_saves_is_queued_again_and_ends(cluster: Slurm, root: Path, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, root, "loop.num_steps=200", "loop.save_every=10")
     stage = root / "vae"
@@ -78,6 +79,7 @@ def test_a_preempted_run_saves_is_queued_again_and_ends(cluster: Slurm, root: Pa
     assert f"ray-{job}/" not in processes()
 
 
+@pytest.mark.case("L-08")
 def test_a_run_that_fails_is_not_queued_again(cluster: Slurm, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, tmp_path / "empty")
     wait_for_end(cluster, job, tmp_path)
@@ -86,6 +88,7 @@ def test_a_run_that_fails_is_not_queued_again(cluster: Slurm, tmp_path: Path) ->
     assert "no manifest under" in said(tmp_path)
 
 
+@pytest.mark.case("L-10")
 def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = {NODES[1]} ] && exit 1\nexec {sys.executable} "$@"\n')
@@ -98,6 +101,7 @@ def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path
     assert f"missing: {NODES[1]}" in said(tmp_path)
 
 
+@pytest.mark.case("L-08", "L-13")
 def test_a_cancelled_run_stays_cancelled(cluster: Slurm, root: Path, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, root, "loop.num_steps=100000", "folder=other")
     wait_for(lambda: "all 2 nodes are there" in said(tmp_path), cluster, job, tmp_path)

@@ -61,6 +61,7 @@ def test_the_loss_falls(root: Path, kind: str, changes: dict, rate: float, share
     assert losses[-1] < share * losses[0], losses
 
 
+@pytest.mark.case("T-15")
 @pytest.mark.parametrize(("kind", "changes"), [("train_vae", {"critic_start": 2 / NUM_STEPS}), ("train_vae", {"critic_start": 3 / NUM_STEPS}),
                                                ("train_vae", {"critic_start": 4 / NUM_STEPS}), ("train_dit", {}),
                                                ("distill", {}), ("distill", {"target_every": 4})])  # fmt: skip
@@ -302,6 +303,7 @@ def test_a_world_is_not_exported_with_the_controls_of_another(root: Path, tmp_pa
 # --- DeepSpeed -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("T-02")
 @pytest.mark.parametrize(
     ("world_size", "zero_stages"),
     [

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zero_worker
@@ -14,6 +15,24 @@ from wm.engine.learner import LearnerConfig
 from wm.engine.zero import deepspeed_config
 
 ROOT = Path(__file__).parent.parent
+
+# Which reliability cases (cases.py) a check proves.
+PROVES = {
+    "parity": ["T-02", "T-03"],
+    "bfloat16_parity": ["T-02"],
+    "average": ["T-07"],
+    "other_stage": ["T-07", "C-11", "C-12"],
+    "other_world": ["C-10"],
+    "skip": ["T-04"],
+    "spike": ["T-06"],
+    "snapshot": ["C-08"],
+    "whole_run": ["T-10", "C-05"],
+}
+
+
+def named(checks: tuple[zero_worker.Check, ...]) -> list[Any]:
+    names = [check.__name__ for check in checks]
+    return [pytest.param(name, marks=pytest.mark.case(*PROVES.get(name, ()))) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +79,13 @@ def assert_ok(results: dict[tuple[int, int], dict[str, str]], world_size: int, n
 
 
 @pytest.mark.parametrize("zero_stage", range(4))
-@pytest.mark.parametrize("check", [check.__name__ for check in zero_worker.TWO_RANKS])
+@pytest.mark.parametrize("check", named(zero_worker.TWO_RANKS))
 def test_two_ranks(results, check: str, zero_stage: int):
     assert_ok(results, 2, f"{check}-{zero_stage}")
 
 
 @pytest.mark.parametrize("zero_stage", range(4))
-@pytest.mark.parametrize("check", [check.__name__ for check in zero_worker.ONE_RANK])
+@pytest.mark.parametrize("check", named(zero_worker.ONE_RANK))
 def test_one_rank(results, check: str, zero_stage: int):
     assert_ok(results, 1, f"{check}-{zero_stage}")
 

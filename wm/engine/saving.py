@@ -118,7 +118,8 @@ class Saver:
 
     def _write(self, step: int, parts: Mapping[str, Snapshot], state: Mapping[str, Any], world: World) -> Written:
         path = commit.save(self._root, step, parts, state, world, self._tree)
-        failpoints.reach("checkpoint.published", max(path.rglob("*"), key=lambda file: file.stat().st_size))
+        files = [file for file in path.rglob("*") if file.is_file()]
+        failpoints.reach("checkpoint.published", max(files, key=lambda file: file.stat().st_size))
         return Written(path, commit.retain(self._root, self._keep_last, world, saved=step))
 
     def _succeeded(self, step: int, written: Written) -> None:

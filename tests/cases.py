@@ -1,0 +1,167 @@
+"""The reliability cases of training (T), checkpoints (C) and launching (L), and the table of what proves each of them.
+
+A test says by `@pytest.mark.case("C-07")` which cases it proves. `pytest -m "slow or case" --cases tests/CASES.md`, which is
+what `make test-slow` runs, writes the table.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+CASES = {
+    "T-01": "killed at steps 7, 19 and 33 of 40 and started again, a run ends at the same bits",
+    "T-02": "ZeRO 0 to 3 agree with one process over 20 steps",
+    "T-03": "losses do not depend on how a global batch is divided over ranks and micro-batches",
+    "T-04": "a step that is not finite on one rank is applied on none and named with its samples",
+    "T-05": "after five such steps the run goes back and past the data, and gives up in the end",
+    "T-06": "a loss spike is skipped once and training returns to its level",
+    "T-07": "the average equals a float64 reference at every ZeRO stage, saved and loaded too",
+    "T-08": "a rank that hangs is found in time, with the stacks of all ranks",
+    "T-09": "a straggler is named with its phase, and nobody is named without reason",
+    "T-10": "told to stop on one rank, all ranks save at the same step",
+    "T-11": "out of memory on a GPU is a clean failure",
+    "T-12": "an exception on one rank ends all, its traceback first",
+    "T-13": "every attention backend agrees with the reference, forward and backward",
+    "T-14": "the whole miniature runs without a GPU and without a network",
+    "T-15": "sampling and distillation repeat themselves bit for bit",
+    "T-16": "five minutes of kills: the undisturbed loss curve, at least 70 % goodput",
+    "T-17": "another config is refused field by field, unless a field is allowed",
+    "T-18": "logs that cannot be written cost no training",
+    "C-01": "killed at every place and at 200 random times, the newest whole checkpoint is found",
+    "C-02": "a checkpoint whose files are not all there is never visible",
+    "C-03": "a flipped byte is found before use, and the checkpoint before takes over",
+    "C-04": "missing, added and cut files are found and named",
+    "C-05": "a full disk costs checkpoints and not the run",
+    "C-06": "so do an I/O error and a read-only disk",
+    "C-07": "retention never deletes the newest verified checkpoint nor what is not ours",
+    "C-08": "what is written beside the training has the values of the moment of the call",
+    "C-09": "killed while it is written beside the training, nothing torn is published",
+    "C-10": "what one world size saved, another takes up exactly",
+    "C-11": "what one ZeRO stage saved, another takes up exactly",
+    "C-12": "saved before any step, and saved again once loaded, it is the same",
+    "C-13": "a second run in a folder is refused, and a killed run's folder is free",
+    "C-14": "ranks agree on the newest checkpoint where a listing is late",
+    "C-15": "an export loads by itself and draws the same frames",
+    "C-16": "an export that dies leaves the old one whole",
+    "C-17": "checkpoints of another format are loaded or explained",
+    "C-18": "what Ray remembers decides nothing: the newest intact checkpoint on disk does",
+    "C-19": "saving blocks training for less than a fifth of a plain save",
+    "C-20": "no byte too many: no optimizer in exports, no second copy in checkpoints",
+    "L-01": "20 of 20 killed workers are replaced, in 20 s as the median",
+    "L-02": "a killed node leaves the rest training",
+    "L-03": "without its head a run ends in bounded time and goes on when submitted again",
+    "L-04": "workers leave and come back, the global batches stay",
+    "L-05": "a notice of pre-emption is followed by a checkpoint",
+    "L-06": "an error of the user's is not tried for ever",
+    "L-07": "another config under the same name is refused with a hint",
+    "L-08": "the SLURM script is valid, waits, forwards signals and requeues on one code only",
+    "L-09": "the KubeRay manifests fit their definitions, with tokens, limits and an end",
+    "L-10": "nodes that do not come are named when the time is over",
+    "L-11": "the network interface is said and can be chosen",
+    "L-12": "versions that differ between nodes are listed",
+    "L-13": "a run that is stopped leaves no process behind",
+    "L-14": "the doctor has a line that helps for each fault, in less than a minute",
+    "L-15": "time-outs are ours and are printed",
+    "L-16": "logs say rank, node and step, and show the first failure first",
+}
+
+# What no test proves, or not all of it: why.
+REMARKS = {
+    "T-08": "a collective has a time-out (resources.timeout_seconds); stacks are not dumped",
+    "T-09": "stragglers are not looked for",
+    "T-11": "needs a GPU whose memory can be filled",
+    "T-14": "the network is not cut off",
+    "C-07": "there is no keep-every",
+    "C-10": "1 and 2 ranks",
+    "C-14": "rank 0 lists and tells the others; no file system with late listings is tried",
+    "C-16": "it fails instead of being killed",
+    "C-17": "there is one format so far",
+    "C-19": "measured by `python -m tools.bench_saving`, and not tested",
+    "L-02": "needs several hosts",
+    "L-03": "needs several hosts",
+    "L-04": "needs several hosts; that batches do not depend on the number of workers is T-03",
+    "L-05": "signals are tried (T-10), Ray's own notice is not",
+    "L-11": "the doctor compares interfaces; a machine with several was not there",
+    "L-13": "one moment on Ray instead of fifty",
+    "L-15": "they are set (resources.timeout_seconds, launch/cluster.py) and not printed",
+    "L-16": "each rank has its own file with times, without node and step on each line",
+}
+
+
+@dataclass
+class Proof:
+    """The tests of one function that carry a case, by how they ended."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: dict[str, None] = field(default_factory=dict)  # reasons
+
+
+class CaseTable:
+    """Plugin of pytest: writes `path` when the session ends."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._cases: dict[str, set[str]] = {}  # of each test
+        self._proofs: dict[str, dict[str, Proof]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            named = {case for mark in item.iter_markers("case") for case in mark.args}
+            if unknown := named - CASES.keys():
+                raise pytest.UsageError(f"{item.nodeid} names {', '.join(sorted(unknown))}, not in tests/cases.py")
+            self._cases[item.nodeid] = named
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for case in self._cases.get(report.nodeid, ()):
+            function = report.nodeid.split("[")[0].rsplit("/", 1)[-1]
+            proof = self._proofs.setdefault(case, {}).setdefault(function, Proof())
+            if report.failed:
+                proof.failed += 1
+            elif report.skipped:
+                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+                proof.skipped[reason.removeprefix("Skipped: ")] = None
+            elif report.when == "call":
+                proof.passed += 1
+
+    def pytest_sessionfinish(self) -> None:
+        self._path.write_text(table(self._proofs))
+
+
+def table(proofs: Mapping[str, Mapping[str, Proof]]) -> str:
+    """Markdown: a line for each case with its result, its tests and what is to be said of it."""
+    rows = [row(case, proofs.get(case, {})) for case in CASES]
+    lines = [
+        "# Reliability cases",
+        "",
+        "Written by `make test-slow`. A test says which cases it proves with `@pytest.mark.case`; `tests/cases.py` lists them.",
+        "",
+        f"{sum(result.startswith('pass') for _, _, result, _ in rows)} of {len(rows)} pass.",
+        "",
+        "| case | what must hold | result | tests, and what they leave open |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row(case: str, proofs: Mapping[str, Proof]) -> tuple[str, str, str, str]:
+    remark = REMARKS.get(case, "")
+    tests = [f"`{name}`" + (f" ({proof.passed})" if proof.passed > 1 else "") for name, proof in sorted(proofs.items())]
+    notes = [", ".join(tests), *reasons(proofs.values()), remark]
+    return case, CASES[case], result_of(proofs.values(), bool(remark)), "; ".join(note for note in notes if note)
+
+
+def result_of(proofs: Iterable[Proof], remarked: bool) -> str:
+    found = list(proofs)
+    if any(proof.failed for proof in found):
+        return "**fail**"
+    if any(proof.passed for proof in found):
+        return "pass, in part" if remarked or any(proof.skipped for proof in found) else "pass"
+    return "skipped" if found else "no test"
+
+
+def reasons(proofs: Iterable[Proof]) -> list[str]:
+    return list(dict.fromkeys(f"skipped: {reason}" for proof in proofs for reason in proof.skipped))

@@ -1,0 +1,87 @@
+"""The table of reliability cases: every case is there, proven or explained, and a failure is never a pass."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cases import CASES, REMARKS, Proof, table
+
+pytest_plugins = ("pytester",)
+HERE = Path(__file__).resolve().parent
+
+PROGRAM = """
+    import pytest
+
+    @pytest.mark.case("T-01")
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_three(n): pass
+
+    @pytest.mark.case("T-02", "T-03")
+    def test_bad(): assert False
+
+    @pytest.mark.case("T-03")
+    def test_good(): pass
+
+    @pytest.mark.case("C-13")
+    def test_not_here(): pytest.skip("no such machine")
+
+    @pytest.fixture
+    def broken(): raise OSError
+
+    @pytest.mark.case("C-12")
+    def test_never_begun(broken): pass
+
+    @pytest.mark.case("L-14")
+    @pytest.mark.slow
+    def test_left_out(): pass
+"""
+
+
+def named() -> set[str]:
+    """The cases that the other test files name, in their marks."""
+    texts = [path.read_text() for path in HERE.glob("test_*.py") if path.name != Path(__file__).name]
+    return {case for text in texts for case in re.findall(r'"([TCL]-\d\d)"', text)}
+
+
+def test_every_case_has_a_test_or_a_reason():
+    assert len(CASES) == 18 + 20 + 16
+    assert CASES.keys() - named() <= REMARKS.keys()
+    assert (named() | REMARKS.keys()) <= CASES.keys()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    return {case: rest for case, *rest in cells[1:]}
+
+
+def test_the_table_says_how_tests_ended(pytester: pytest.Pytester):
+    pytester.makeconftest(
+        "from pathlib import Path\nfrom tests.cases import CaseTable\n"
+        "def pytest_configure(config):\n    config.pluginmanager.register(CaseTable(Path('table.md')))\n"
+    )
+    pytester.makepyfile(PROGRAM)
+    pytester.runpytest("-m", "not slow")
+    found = rows((pytester.path / "table.md").read_text())
+    assert found.keys() == CASES.keys()
+    name = "test_the_table_says_how_tests_ended.py::test_"
+    assert found["T-01"][1:] == ["pass", f"`{name}three` (3)"]
+    assert [found[case][1] for case in ("T-02", "T-03", "C-12")] == ["**fail**"] * 3
+    assert found["C-13"][1:] == ["skipped", f"`{name}not_here`; skipped: no such machine"]
+    assert found["L-14"][1:] == ["no test", ""]
+
+
+def test_a_remark_makes_a_pass_partial():
+    case = next(iter(REMARKS))
+    assert rows(table({case: {"f": Proof(passed=1)}}))[case][1:] == ["pass, in part", f"`f`; {REMARKS[case]}"]
+
+
+def test_a_case_that_is_not_known_is_refused(pytester: pytest.Pytester):
+    pytester.makeconftest(
+        "from pathlib import Path\nfrom tests.cases import CaseTable\n"
+        "def pytest_configure(config):\n    config.pluginmanager.register(CaseTable(Path('table.md')))\n"
+    )
+    pytester.makepyfile('import pytest\n@pytest.mark.case("T-99")\ndef test_one(): pass')
+    pytester.runpytest().stderr.fnmatch_lines(["*names T-99, not in tests/cases.py*"])
