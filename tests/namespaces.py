@@ -43,6 +43,8 @@ class Host:
     name: str
     namespace: str
     address: str
+    switch: str  # the namespace of the bridge
+    port: str  # of the bridge, that leads here
     environment: Mapping[str, str]
     folder: Path  # for what its processes say
     _children: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -109,6 +111,10 @@ class Host:
         for child in self._children:
             child.wait(20)
 
+    def isolate(self) -> None:
+        """Nothing passes between this host and the others that are isolated; with the rest it goes on as before."""
+        _ip("-n", self.switch, "link", "set", self.port, "type", "bridge_slave", "isolated", "on")
+
     def _link(self, state: str) -> None:
         _ip("-n", self.namespace, "link", "set", "eth0", state)
 
@@ -118,8 +124,11 @@ class Host:
 
 
 @contextmanager
-def hosts(*names: str) -> Iterator[list[Host]]:
-    """Hosts of these names in one network while the context lasts; then their processes, folders and links are gone."""
+def hosts(*names: str, **more: str) -> Iterator[list[Host]]:
+    """Hosts of these names in one network while the context lasts; then their processes, folders and links are gone.
+
+    `more` is added to their environment.
+    """
     mark = f"wm{os.getpid()}"
     switch = f"{mark}-switch"
     folder = Path(tempfile.mkdtemp(prefix="wm", dir="/tmp"))  # short: a socket's path has room for 107 letters
@@ -130,6 +139,7 @@ def hosts(*names: str) -> Iterator[list[Host]]:
         "RAY_worker_niceness": "0",  # Ray's own is 15: its workers wait for whatever else there is
         "OMP_NUM_THREADS": "1",
         **HEALTH,
+        **more,
     }
     made: list[Host] = []
     try:
@@ -137,8 +147,9 @@ def hosts(*names: str) -> Iterator[list[Host]]:
         _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
         _ip("-n", switch, "link", "set", "bridge", "up")
         for number, name in enumerate(names, 1):
-            made.append(Host(name, f"{mark}-{name}", f"10.77.0.{number}", environment, folder))
-            _wire(made[-1], switch, f"port{number}")
+            place = (name, f"{mark}-{name}", f"10.77.0.{number}", switch, f"port{number}")
+            made.append(Host(*place, environment, folder))
+            _wire(made[-1])
         yield made
     finally:
         for host in made:
@@ -157,7 +168,8 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float, said: Cal
     return time.monotonic() - began
 
 
-def _wire(host: Host, switch: str, port: str) -> None:
+def _wire(host: Host) -> None:
+    switch, port = host.switch, host.port
     _ip("netns", "add", host.namespace)
     _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
     _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
