@@ -11,7 +11,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +23,13 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch import prepare, worker
+from launch import elastic, prepare, worker
 from launch.entry import StageError
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
+from wm.engine import lock
 from wm.engine.world import World
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }
 OBJECT_STORE = 256 << 20  # bytes; nothing large goes through Ray
-NODE_SECONDS = 40.0  # for a node to say what it is
+LOST_SECONDS = 120.0  # for workers that Ray has given up to end; those of a host that is cut off notice after 60
 STOP_SECONDS = 120.0  # for one step and one checkpoint after an interrupt
 
 # What a rank says when it lost its peers: the error to blame is another one's, and a second attempt may go well.
@@ -85,19 +84,30 @@ class Cluster:
     map_tasks = staticmethod(prepare.map_tasks)
 
     def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
-        """Train `run`; a lost worker is replaced, an error of our own code is raised here as itself."""
+        """Train `run`; a lost worker is replaced, an error of our own code is raised here as itself.
+
+        With fewer workers or more as nodes come and go, where the run's resources allow that.
+        """
         check_resources(run)
         folder = run.output(root)
-        for attempt in range(run.resources.max_failures + 1):
+        losses, grows = 0, True
+        while grows:
             try:
-                return _fit(run, root, folder, self._trust)
+                result, grows = _fit(run, root, folder, self._trust)
             except TrainingFailedError as error:
                 cause = _cause(error)
                 (folder / "error.log").write_text(str(error))
-                if attempt == run.resources.max_failures or not _passing(cause):
+                if losses == run.resources.max_failures or not _passing(cause):
                     raise _as_ours(cause, folder) from error
+                losses += 1
                 log.warning("a worker was lost (%s); goes on from its last checkpoint", _line(cause))
-        raise AssertionError("the last attempt returns or raises")
+                lock.wait_until_free(folder, LOST_SECONDS)
+            except RayError as error:
+                raise StageError(
+                    f"the Ray cluster is lost ({_line(error)}); start it and give the same command again, "
+                    "it goes on from the last checkpoint"
+                ) from error
+        return result
 
 
 def _start(where: dict[str, Any], attempts: int = 2) -> None:
@@ -115,54 +125,44 @@ def _start(where: dict[str, Any], attempts: int = 2) -> None:
         _start(where, attempts - 1)
 
 
-def on_every_node(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function` returns on each node that is alive, in the order of Ray's list; ConfigError where one is silent."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    remote = ray.remote(num_cpus=0, max_retries=0)(function)
-    asked = [
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            *arguments
-        )
-        for node in alive
-    ]
-    try:
-        return list(ray.get(asked, timeout=NODE_SECONDS))
-    except RayError as error:
-        names = ", ".join(node["NodeManagerHostname"] for node in alive)
-        raise ConfigError(f"a node of {names} gave no answer in {NODE_SECONDS:g} s: {_line(error)}") from error
-
-
 def check_resources(run: RunConfig) -> None:
     """ConfigError where `run` asks for more than the cluster has; without it Ray would wait for the rest to join."""
     there = ray.cluster_resources()
     check_gpus(run.resources, there.get("GPU", 0.0))
-    needed, cores = run.resources.num_workers * run.resources.cpus, there.get("CPU", 0.0)
+    needed, cores = run.resources.fewest * run.resources.cpus, there.get("CPU", 0.0)
     if needed > cores:
         raise ConfigError(
-            f"resources ask for {needed:g} cores ({run.resources.num_workers} workers with {run.resources.cpus:g} each) and "
+            f"resources ask for {needed:g} cores ({run.resources.fewest} workers with {run.resources.cpus:g} each) and "
             f"there are {cores:g}; lower resources.num_workers or resources.cpus_per_worker"
         )
 
 
-def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> dict[str, Any]:
-    """One attempt, in a thread: Ray would take the interrupt from the keyboard for itself on the main one."""
+def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> tuple[dict[str, Any], bool]:
+    """The result of one attempt, and whether it stopped only to go on with more workers.
+
+    In a thread: Ray would take the interrupt from the keyboard for itself on the main one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STOP).unlink(missing_ok=True)
-    trainer = _trainer(run, root, folder, trust)
+    stop, interrupted = folder / STOP, False
+    stop.unlink(missing_ok=True)
+    num_workers = elastic.settle(run) if run.resources.elastic else run.resources.num_workers
+    trainer = _trainer(run, root, folder, num_workers, trust)
     outcome: Future[ray.train.Result] = Future()
     threading.Thread(target=_fulfil, args=(outcome, trainer), daemon=True, name="fit").start()
-    try:
-        _wait(outcome)
-    except KeyboardInterrupt:
-        (folder / STOP).touch()
-        _wait(outcome, STOP_SECONDS)
-        if not outcome.done():
-            raise
-    finally:
-        (folder / STOP).unlink(missing_ok=True)
-        shutil.rmtree(folder / ".ray", ignore_errors=True)
+    with elastic.growing(run, num_workers, stop) as grows:
+        try:
+            _wait(outcome)
+        except KeyboardInterrupt:
+            interrupted = True
+            stop.touch()
+            _wait(outcome, STOP_SECONDS)
+            if not outcome.done():
+                raise
+        finally:
+            stop.unlink(missing_ok=True)
+            shutil.rmtree(folder / ".ray", ignore_errors=True)
     result: dict[str, Any] = outcome.result().return_value
-    return result
+    return result, bool(result.get("stopped")) and grows.is_set() and not interrupted
 
 
 def _fulfil(outcome: "Future[ray.train.Result]", trainer: TorchTrainer) -> None:
@@ -180,7 +180,7 @@ def _wait(outcome: "Future[ray.train.Result]", seconds: float = float("inf")) ->
         concurrent.futures.wait([outcome], timeout=0.2)
 
 
-def _trainer(run: RunConfig, root: Path, folder: Path, trust: bool) -> TorchTrainer:
+def _trainer(run: RunConfig, root: Path, folder: Path, num_workers: int, trust: bool) -> TorchTrainer:
     wants = run.resources
     environment = {"OMP_NUM_THREADS": str(wants.threads), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]}
     return TorchTrainer(
@@ -190,7 +190,7 @@ def _trainer(run: RunConfig, root: Path, folder: Path, trust: bool) -> TorchTrai
             backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.timeout_seconds)
         ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=wants.num_workers,
+            num_workers=num_workers,
             use_gpu=wants.gpus_per_worker > 0,
             resources_per_worker={"CPU": wants.cpus}
             | ({"GPU": wants.gpus_per_worker} if wants.gpus_per_worker else {}),

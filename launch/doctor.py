@@ -4,7 +4,6 @@ Looks at this machine, or at every node of the Ray cluster at `--address`. With 
 """
 
 import argparse
-import os
 import socket
 import sys
 import time
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.distributed import TCPStore
 
 from data_pipeline.shards import Dataset
-from launch import probes
+from launch import bandwidth, probes
+from launch.bandwidth import Link
 from launch.entry import BAD_INPUT, FAILED, OK, explain
 from launch.run_config import RunConfig, TrainingConfig, load_run
 from launch.worker import facts_of
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = load_run(arguments.config) if arguments.config else None
         name = arguments.config.resolve().parent.name if arguments.config else ""
         root = arguments.root or Path("runs") / name
-        findings = list(diagnose(nodes(root, arguments.address), run, root))
+        found, links = nodes(root, arguments.address)
+        findings = list(diagnose(found, run, root, links))
     except (ValueError, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -62,24 +64,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def nodes(root: Path, address: str | None) -> list[Facts]:
-    """The facts of this machine, or of every node of the cluster, each with `skew`, its clock against ours in seconds."""
+def nodes(root: Path, address: str | None) -> tuple[list[Facts], list[Link]]:
+    """The facts of this machine, or of every node of the cluster and the links between them.
+
+    Each node's facts have `skew`, its clock against ours in seconds.
+    """
     if address is None:
-        return [probes.facts(str(root)) | {"skew": 0.0}]
-    from launch.cluster import Cluster, on_every_node
+        return [probes.facts(str(root)) | {"skew": 0.0}], []
+    from launch.cluster import Cluster
 
     with Cluster(address):
-        asked = time.time()
-        found = on_every_node(probes.facts, str(root.resolve()))
-        answered = time.time()
-    return [f | {"skew": max(0.0, asked - f["clock"], f["clock"] - answered)} for f in found]
+        return asked_everywhere(root.resolve())
 
 
-def diagnose(found: Sequence[Facts], run: RunConfig | None, root: Path) -> Iterator[Finding]:
+def asked_everywhere(root: Path) -> tuple[list[Facts], list[Link]]:
+    from launch import everywhere
+
+    there = everywhere.alive()
+    asked = time.time()
+    found = everywhere.on_nodes(there, probes.facts, [[str(root)]] * len(there))
+    answered = time.time()
+    store = TCPStore(everywhere.own_address(), 0, is_master=True, wait_for_workers=False)
+
+    def meet(pairs: Sequence[tuple[int, int]], mark: str) -> list[Link]:
+        who = [there[number] for pair in pairs for number in pair]
+        told = [[store.host, store.port, f"{mark}/{pair}", rank] for pair in pairs for rank in (0, 1)]
+        answers = everywhere.on_nodes(who, bandwidth.reduce_with, told)
+        return [
+            Link(*pair, min(answers[2 * i][0], answers[2 * i + 1][0]), answers[2 * i][1] or answers[2 * i + 1][1])
+            for i, pair in enumerate(pairs)
+        ]
+
+    links = bandwidth.every_pair(len(there), meet)
+    return [f | {"skew": max(0.0, asked - f["clock"], f["clock"] - answered)} for f in found], links
+
+
+def diagnose(
+    found: Sequence[Facts], run: RunConfig | None, root: Path, links: Sequence[Link] = ()
+) -> Iterator[Finding]:
     """Every probe's line."""
     yield same_versions(found)
     yield enough_gpus(found, run)
     yield one_interface(found)
+    if links:
+        yield Finding("bandwidth", *bandwidth.judge(links, [f["host"] for f in found]))
     yield each("shared memory", found, shared_memory)
     yield each("clock", found, clock)
     yield each("storage", found, storage)
@@ -121,12 +149,16 @@ def enough_gpus(found: Sequence[Facts], run: RunConfig | None) -> Finding:
 
 def one_interface(found: Sequence[Facts]) -> Finding:
     """gloo and NCCL pick an interface on each node; the same name everywhere is what can be set for all."""
-    chosen = os.environ.get("GLOO_SOCKET_IFNAME")
-    names = sorted({f["interface"][0] for f in found})
-    text = ", ".join(f"{f['interface'][0]} {f['interface'][1]}" for f in found)
-    if chosen is None and len(names) > 1:
+    names = sorted({f["interface"].name for f in found})
+    text = ", ".join(f"{f['interface'].name} {f['interface'].address or 'is not there'}" for f in found)
+    chosen = all(f["interface"].chosen for f in found)
+    if any(not f["interface"].address for f in found):
+        absent = next(f for f in found if not f["interface"].address)
+        text = f"{text}: {absent['host']} has only {', '.join(absent['interface'].others)}"
+        return Finding("network", False, f"{text}; give GLOO_SOCKET_IFNAME the name of one that joins the nodes")
+    if not chosen and len(names) > 1:
         return Finding("network", False, f"{text}: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to {','.join(names)}")
-    return Finding("network", True, text + (f"; GLOO_SOCKET_IFNAME is {chosen}" if chosen else ""))
+    return Finding("network", True, text + ("; GLOO_SOCKET_IFNAME says so" if chosen else "; the route out of each"))
 
 
 def shared_memory(facts: Facts) -> tuple[bool, str]:

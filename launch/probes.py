@@ -1,17 +1,20 @@
 """What one machine says of itself and of a folder: the facts that `launch/doctor.py` judges and compares over nodes."""
 
+import fcntl
 import importlib.metadata
 import os
 import platform
 import shutil
 import socket
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+SIOCGIFADDR = 0x8915  # netdevice(7)
 PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "safetensors", "numpy")
 
 
@@ -43,17 +46,35 @@ def gpus() -> list[tuple[str, int]]:
     return [(device.name, device.total_memory) for device in seen]
 
 
-def interface() -> tuple[str, str]:
-    """Name and address of what leads out of this machine, by the routing table; no packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # an address that is reserved for examples
-            address = probe.getsockname()[0]
-        except OSError:
-            address = "127.0.0.1"
+class Interface(NamedTuple):
+    """What gloo is told to use on a machine, else what leads out of it."""
+
+    name: str
+    address: str  # IPv4; "" where there is no interface of that name
+    chosen: bool  # whether the environment names it
+    others: tuple[str, ...]  # the names of all there are
+
+
+def interface() -> Interface:
+    """By GLOO_SOCKET_IFNAME or the routing table; no packet is sent."""
+    there = tuple(name for _, name in socket.if_nameindex())
+    chosen = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
+    if chosen:
+        return Interface(chosen, address_of(chosen), True, there)
     routes = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
     default = next((row[0] for row in routes if row[1] == "00000000"), "lo")
-    return default, address
+    return Interface(default, address_of(default), False, there)
+
+
+def address_of(name: str) -> str:
+    """IPv4 address of an interface; "" where there is no such interface or it has none."""
+    asked = struct.pack("256s", name.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, asked)
+        except OSError:
+            return ""
+    return socket.inet_ntoa(answer[20:24])
 
 
 def storage(root: Path) -> dict[str, Any]:

@@ -10,10 +10,25 @@ class Resources:
     """Cores and GPUs are what Ray counts when it places work; the cores are also the threads that a worker uses."""
 
     num_workers: int = 1  # ranks of a training stage; tasks at once of a stage that makes files
+    min_workers: int = 0  # a training goes on with as few when nodes are lost, and grows back; 0: num_workers
     cpus_per_worker: float = 0.0  # 0: the cores of this machine, divided by the workers
     gpus_per_worker: float = 0.0  # training: 0 or 1; tasks may share one GPU, as 0.25
     max_failures: int = 1  # times a lost worker is replaced; training goes on from its own last checkpoint
     timeout_seconds: float = 1800.0  # a collective that takes longer fails the run
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} must be from 0 to num_workers, {self.num_workers}")
+
+    @property
+    def fewest(self) -> int:
+        """Ranks below which a training does not go on."""
+        return self.min_workers or self.num_workers
+
+    @property
+    def elastic(self) -> bool:
+        """Whether a training's ranks may come and go."""
+        return self.fewest < self.num_workers
 
     @property
     def cpus(self) -> float:

@@ -66,10 +66,10 @@ class ThisProcess:
 
 def check_gpus(resources: Resources, num_gpus: float) -> None:
     """ConfigError where more is asked than there is."""
-    needed = resources.num_workers * resources.gpus_per_worker
+    needed = resources.fewest * resources.gpus_per_worker
     if needed > num_gpus:
         raise ConfigError(
-            f"resources ask for {needed:g} GPUs ({resources.num_workers} workers with {resources.gpus_per_worker:g} each) and "
+            f"resources ask for {needed:g} GPUs ({resources.fewest} workers with {resources.gpus_per_worker:g} each) and "
             f"there are {num_gpus:g}; give resources.gpus_per_worker=0 to use the CPU, or run where the GPUs are"
         )
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from launch import doctor, probes
+from launch.probes import Interface
 from launch.run_config import RunConfig, load_run
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.optimizer import moments
@@ -55,7 +56,16 @@ def test_two_equal_nodes_are_well(here):
     ("probe", "changed", "words"),
     [
         ("versions", {"versions": {"python": "3.99"}}, "python .* and 3.99.*run make setup on all"),
-        ("network", {"interface": ("ib7", "10.0.0.7")}, "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"),
+        (
+            "network",
+            {"interface": Interface("ib7", "10.0.0.7", False, ())},
+            "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME",
+        ),
+        (
+            "network",
+            {"interface": Interface("ib7", "", True, ("lo", "eth3"))},
+            "ib7 is not there: other has only lo, eth3",
+        ),
         ("shared memory", {"shared_memory": 64 << 20}, "other: 0.1 GiB free in /dev/shm.*--shm-size"),
         ("clock", {"skew": 31.5}, "other: at most 31.5 s off.*NTP"),
         ("storage", {"storage": {"error": "Read-only file system"}}, "other: Read-only.*every node can write"),

@@ -74,7 +74,7 @@ ENGINE_FOR_STAGES = {
 HEAVY: dict[str, tuple[str, ...]] = {
     "deepspeed": ("wm/engine/zero.py",),
     "jinja2": ("launch/render.py",),
-    "ray": ("launch/cluster.py", "launch/nodes.py", "launch/prepare.py"),
+    "ray": ("launch/cluster.py", "launch/elastic.py", "launch/everywhere.py", "launch/nodes.py", "launch/prepare.py"),
     "webdataset": ("data_pipeline/loader.py", "data_pipeline/shards.py"),
     "transformers": ("wm/conditioning/text.py", "wm/measures_clip.py"),
     "xformers": ("wm/nn/kernels.py",),

@@ -39,6 +39,24 @@ def locked(folder: Path, world: World, wait_seconds: float = 3.0) -> Iterator[No
             file.close()
 
 
+def wait_until_free(folder: Path, seconds: float) -> bool:
+    """Whether nobody has `folder` any more, after at most so many seconds.
+
+    For who starts a run again whose workers are lost: one on a host that is cut off lives on until it notices.
+    """
+    deadline = time.monotonic() + seconds
+    while (folder / "run.lock").exists():
+        with open(folder / "run.lock") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+        time.sleep(0.2)
+    return True
+
+
 def _take(file: Any, folder: Path, wait_seconds: float) -> str | None:
     deadline = time.monotonic() + wait_seconds
     while True:
