@@ -12,6 +12,7 @@ from tiny_stages import batch, context, make
 from tiny_world import HEIGHT, VAE, WIDTH, some_action, some_frames
 
 from wm.artifact import ArtifactError, VAEWeights, World, load_vae, save_weights
+from wm.models.tiling import TilingConfig
 from wm.models.vae import VideoVAE, to_pixels, to_unit_range
 from wm.rollout import WorldSession
 from wm.stages.encode_latents import EncodeLatentsConfig
@@ -72,6 +73,10 @@ def test_clips_are_encoded_in_parts_as_in_one(root: Path) -> None:
     parts, whole = (EncodeLatentsConfig(batch_frames=n).build(root, cpu).encode(video) for n in (3, 64))
     np.testing.assert_allclose(parts.astype(float), whole.astype(float), atol=2e-3)
     assert len(whole) == 11
+    tiling = TilingConfig(tile=20, overlap=16, frames=4)
+    tiled = EncodeLatentsConfig(tiling=tiling).build(root, cpu).encode(video)
+    middle = np.s_[:, :, 1:-1, 2:-2]
+    assert np.abs(tiled - whole)[middle].mean() < 0.05 * np.abs(whole).mean()
 
 
 def test_a_tokenizer_that_joins_frames_is_refused_where_every_frame_needs_a_latent(root: Path) -> None:

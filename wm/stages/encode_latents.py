@@ -5,9 +5,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wm.artifact import load_vae
 from wm.config import config
+from wm.models.tiling import TilingConfig
 from wm.models.vae import to_unit_range
 from wm.nn.causal import FrameCache
 
@@ -18,6 +20,7 @@ class EncodeLatentsConfig:
     vae: str = "vae"  # folder of the stage that trained the tokenizer, under the root
     batch_frames: int = 64  # encoded at once
     precision: Literal["float32", "bfloat16"] = "float32"  # of the tokenizer while it encodes
+    tiling: TilingConfig | None = None  # for frames that do not fit the memory; then its `frames` go through at once
 
     def build(self, root: Path, device: torch.device) -> "Encoder":
         return Encoder(self, root, device)
@@ -40,9 +43,12 @@ class Encoder:
     def encode(self, video: np.ndarray) -> np.ndarray:
         """Raw latents (T, C, h, w) float16 of frames (T, H, W, 3) uint8: the posterior's mean, without its noise."""
         frames = torch.from_numpy(video).permute(0, 3, 1, 2).unsqueeze(0)
-        cache = FrameCache()
-        parts = [
-            self.vae.encode(to_unit_range(part.to(self.device)).to(self.dtype), cache).mean[0]
-            for part in frames.split(self.config.batch_frames, dim=1)
-        ]
-        return torch.cat(parts).to(torch.float16).cpu().numpy()
+        if self.config.tiling is not None:
+            means = self.config.tiling.build(self.vae).encode(self._scaled(frames)).mean
+        else:
+            cache, parts = FrameCache(), frames.split(self.config.batch_frames, dim=1)
+            means = torch.cat([self.vae.encode(self._scaled(part), cache).mean for part in parts], dim=1)
+        return means[0].to(torch.float16).cpu().numpy()
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        return to_unit_range(frames.to(self.device)).to(self.dtype)
