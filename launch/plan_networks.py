@@ -191,7 +191,9 @@ def _tokenizer_work(stage: TrainVAEConfig, facts: Facts, frames: int, alone: flo
 
 
 def _reconstructed(module: VideoVAE, video: Tensor) -> Tensor:
-    noise_shape = (*video.shape[:2], module.latent_channels, *(side // module.stride for side in video.shape[-2:]))
+    num_latents = module.config.num_latents(video.shape[1])
+    sides = (side // module.stride for side in video.shape[-2:])
+    noise_shape = (len(video), num_latents, module.latent_channels, *sides)
     made, _ = module(video, torch.zeros(noise_shape, device=META))
     return made
 

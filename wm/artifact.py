@@ -98,6 +98,13 @@ class World:
     models: Mapping[str, Denoiser]
     starts: Sequence[Start] = field(default=())
 
+    def __post_init__(self) -> None:
+        if self.vae.temporal_stride != 1:
+            raise ArtifactError(
+                f"the tokenizer makes one latent of {self.vae.temporal_stride} frames, and a world is played an action a "
+                "frame: give it one of temporal_stride 1"
+            )
+
     def scale(self, model: str) -> LatentScale:
         return LatentScale(self.manifest.models[model].mean, self.manifest.models[model].std)
 

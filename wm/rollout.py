@@ -18,6 +18,7 @@ from wm.flow import Predict, draw_noise
 from wm.models.denoiser import Denoiser
 from wm.models.memory import Past
 from wm.models.vae import to_pixels, to_unit_range
+from wm.nn.causal import FrameCache
 from wm.time_grids import ShiftedTimes
 
 
@@ -40,6 +41,7 @@ class WorldSession:
         self.text: tuple[str, ...] | None = None
         self.past: Past | None = None  # of the next frame
         self.done: Action | None = None  # (B, 1) in the last frame
+        self.decoding = FrameCache()  # what the decoder still holds of the frames before
         self.dreamers, self.scales = self._guiding()
 
     @torch.inference_mode()
@@ -48,6 +50,7 @@ class WorldSession:
         self.text, self.frame = self._said(text), 0
         for dreamer in self.dreamers:
             dreamer.forget()
+        self.decoding = FrameCache()
         nothing = torch.zeros_like(self._start(1))
         self.past, self.done = Past(nothing, torch.ones(nothing.shape[:2], device=self.device), nothing), None
 
@@ -72,8 +75,8 @@ class WorldSession:
         for dreamer in self.dreamers:
             dreamer.see(self._start(x.shape[1]), Past.of(shown, level, x), Given(taken, self.text))
         self.past, self.done = Past(shown[:, -1:], level[:, -1:], x[:, -1:]), taken[:, -1:]
-        self.frame = x.shape[1]
-        return self._decoded(x[:, -1:]).to(action.pointer.device)
+        self.frame, self.decoding = x.shape[1], FrameCache()
+        return self._decoded(x[:, -1 - self.world.vae.past_latents :]).to(action.pointer.device)
 
     @torch.inference_mode()
     def step(self, action: Action) -> Tensor:
@@ -146,7 +149,8 @@ class WorldSession:
         return draw_noise(size, self.seed, self.frame + later, torch.arange(self.batch), self.device, stream)
 
     def _decoded(self, x: Tensor) -> Tensor:
-        return to_pixels(self.world.vae.decode(self.scale.raw(x)))[:, 0]
+        """The last frame of `x`, which go on from those decoded before."""
+        return to_pixels(self.world.vae.decode(self.scale.raw(x), self.decoding)[:, -1])
 
 
 class _Dreamer:

@@ -1,17 +1,18 @@
-"""Video tokenizer: frames to latents and back, by a convolutional variational autoencoder, one frame at a time.
+"""Video tokenizer: frames to latents and back, by a convolutional variational autoencoder that is causal in time.
 
-A screen changes with every input event, so a frame keeps a latent of its own (temporal stride 1). Everything else reads
-`stride` and `latent_channels` from here; nothing assumes them.
+A screen changes with every input event, so by default a frame keeps a latent of its own and is seen alone. With a temporal
+stride s the first latent stands for the first frame and each other one for s frames. Everything else reads `stride`,
+`temporal_stride` and `latent_channels` from here; nothing assumes them.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from wm.config import config
+from wm.nn.causal import FoldFrames, FrameCache, FrameMix, FrameSequential, UnfoldFrames
 from wm.nn.convolution import ChannelNorm, Fold, ResidualBlock, Unfold
 
 FIRST_LOGVAR = -6.0
@@ -33,28 +34,6 @@ class Posterior:
         return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
 
 
-def encoder_layers(widths: tuple[int, ...], depth: int, patch: int, kernel: int, out_channels: int) -> nn.Sequential:
-    """(B, 3, H, W) -> (B, out_channels, H / stride, W / stride): fold, then residual blocks and halvings."""
-    layers: list[nn.Module] = [Fold(patch), nn.Conv2d(3 * patch * patch, widths[0], kernel, padding=kernel // 2)]
-    for width, wider in zip(widths, (*widths[1:], None), strict=True):
-        layers += [ResidualBlock(width, kernel) for _ in range(depth)]
-        if wider is not None:
-            layers += [Fold(2), nn.Conv2d(4 * width, wider, 1)]
-    layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], out_channels, 1)]
-    return nn.Sequential(*layers)
-
-
-def decoder_layers(widths: tuple[int, ...], depth: int, patch: int, in_channels: int) -> nn.Sequential:
-    """(B, in_channels, h, w) -> (B, 3, h * stride, w * stride): residual blocks and doublings, then unfold."""
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[-1], 3, padding=1)]
-    for width, narrower in zip(reversed(widths), (*reversed(widths[:-1]), None), strict=True):
-        layers += [ResidualBlock(width) for _ in range(depth)]
-        if narrower is not None:
-            layers += [nn.Conv2d(width, 4 * narrower, 1), Unfold(2)]
-    layers += [ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 3 * patch * patch, 3, padding=1)]
-    return nn.Sequential(*layers, Unfold(patch))
-
-
 @config
 class VideoVAEConfig:
     latent_channels: int = 16
@@ -64,54 +43,119 @@ class VideoVAEConfig:
     decoder_depth: int = 1
     # 1: a latent sees its own pixels and no others, so that where the screen stays, its latents stay exactly.
     encoder_kernel: Literal[1, 3] = 3
+    temporal_stride: Literal[1, 2, 4] = 1  # frames that a latent after the first stands for
+    temporal_kernel: Literal[1, 2, 3] = 1  # frames that each layer along time sees: its own and those before it
 
     @property
     def stride(self) -> int:
         """Pixels a latent covers, a side."""
         return int(self.patch * 2 ** (len(self.widths) - 1))
 
+    @property
+    def foldings(self) -> int:
+        """How often two frames are made one."""
+        return self.temporal_stride.bit_length() - 1
+
+    def num_latents(self, num_frames: int) -> int:
+        """How many latents a clip of `num_frames` has; the last may stand for fewer frames than the others."""
+        return min(num_frames, 1) + -(-max(num_frames - 1, 0) // self.temporal_stride)
+
     def build(self) -> "VideoVAE":
         return VideoVAE(self)
 
 
+def encoder_layers(config: VideoVAEConfig) -> FrameSequential:
+    """(B, T, 3, H, W) -> (B, n, 2 latent_channels, H / stride, W / stride): space is folded first, then time."""
+    widths, kernel, deepest = config.widths, config.encoder_kernel, config.widths[-1]
+    layers: list[nn.Module] = [
+        Fold(config.patch),
+        nn.Conv2d(3 * config.patch**2, widths[0], kernel, padding=kernel // 2),
+    ]
+    for width, wider in zip(widths, (*widths[1:], None), strict=True):
+        layers += [ResidualBlock(width, kernel) for _ in range(config.encoder_depth)] + _mixed(config, width)
+        if wider is not None:
+            layers += [Fold(2), nn.Conv2d(4 * width, wider, 1)]
+    for _ in range(config.foldings):
+        layers += [FoldFrames(2), nn.Conv2d(2 * deepest, deepest, 1), ResidualBlock(deepest, kernel)]
+        layers += _mixed(config, deepest)
+    layers += [ChannelNorm(deepest), nn.SiLU(), nn.Conv2d(deepest, 2 * config.latent_channels, 1)]
+    return FrameSequential(*layers)
+
+
+def decoder_layers(config: VideoVAEConfig) -> FrameSequential:
+    """(B, n, latent_channels, h, w) -> (B, T, 3, h * stride, w * stride): time is unfolded first, then space."""
+    widths, deepest = config.widths, config.widths[-1]
+    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, deepest, 3, padding=1)]
+    for _ in range(config.foldings):
+        layers += [*_mixed(config, deepest), ResidualBlock(deepest)]
+        layers += [nn.Conv2d(deepest, 2 * deepest, 1), UnfoldFrames(2)]
+    for width, narrower in zip(reversed(widths), (*reversed(widths[:-1]), None), strict=True):
+        layers += [ResidualBlock(width) for _ in range(config.decoder_depth)] + _mixed(config, width)
+        if narrower is not None:
+            layers += [nn.Conv2d(width, 4 * narrower, 1), Unfold(2)]
+    last = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)
+    return FrameSequential(*layers, ChannelNorm(widths[0]), nn.SiLU(), last, Unfold(config.patch))
+
+
+def _mixed(config: VideoVAEConfig, width: int) -> list[nn.Module]:
+    return [FrameMix(width, config.temporal_kernel)] if config.temporal_kernel > 1 else []
+
+
 class VideoVAE(nn.Module):
-    """Video (B, T, 3, H, W) in [-1, 1] to raw latents (B, T, C, H / stride, W / stride) and back."""
+    """Video (B, T, 3, H, W) in [-1, 1] to raw latents (B, n, C, H / stride, W / stride) and back."""
 
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.stride = config.stride
+        self.stride, self.temporal_stride = config.stride, config.temporal_stride
         self.latent_channels = config.latent_channels
-        self.encoder = encoder_layers(
-            config.widths, config.encoder_depth, config.patch, config.encoder_kernel, 2 * config.latent_channels
-        )
-        self.decoder = decoder_layers(config.widths, config.decoder_depth, config.patch, config.latent_channels)
+        self.encoder, self.decoder = encoder_layers(config), decoder_layers(config)
 
-    def encode(self, video: Tensor) -> Posterior:
-        """The posterior of each frame; ValueError where the frame is not a whole number of latents."""
+    @property
+    def past_latents(self) -> int:
+        """How many latents before a latent have a part in the frames that it stands for."""
+        mixes = sum(isinstance(layer, FrameMix) for layer in self.decoder)
+        return mixes * (self.config.temporal_kernel - 1)
+
+    def encode(self, video: Tensor, cache: FrameCache | None = None, *, last: bool = True) -> Posterior:
+        """The posterior of each latent of a clip of any length; ValueError where a frame is not a whole number of latents.
+
+        With a cache the clip comes in pieces: each call gives the latents that its frames complete, the one with `last`
+        what is left too. A last latent that frames are missing to takes the last frame for them.
+        """
         height, width = video.shape[-2:]
         if height % self.stride or width % self.stride:
             raise ValueError(
                 f"frames of {height}x{width} pixels do not divide into latents of {self.stride}x{self.stride}: "
                 f"crop or pad them to a multiple of {self.stride}"
             )
-        mean, logvar = self._each_frame(self.encoder, video).chunk(2, dim=2)
+        if video.shape[1] == 0:
+            raise ValueError("a clip of no frames has no latents: give at least one frame")
+        cache = FrameCache() if cache is None else cache
+        cache.num_frames += video.shape[1]
+        missing = (1 - cache.num_frames) % self.temporal_stride if last else 0
+        if missing:
+            video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+        mean, logvar = self._through(self.encoder, video, cache).chunk(2, dim=2)
         # exp() of an unbounded logvar overflows in the first steps of training.
         return Posterior(mean, logvar.clamp(-30.0, 10.0))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """The frames that raw `latents` stand for, nominally in [-1, 1] and not clamped."""
-        return self._each_frame(self.decoder, latents)
+    def decode(self, latents: Tensor, cache: FrameCache | None = None) -> Tensor:
+        """The frames that raw `latents` stand for, nominally in [-1, 1] and not clamped.
+
+        One for the first latent of a clip, temporal_stride for each other one: of a clip whose length is not of that form,
+        take as many as it has. With a cache the clip comes in pieces.
+        """
+        return self._through(self.decoder, latents, cache)
 
     def forward(self, video: Tensor, noise: Tensor, posterior: Posterior | None = None) -> tuple[Tensor, Posterior]:
         """The reconstruction from a sampled latent, and the posterior it was sampled from: the given one or its own."""
         posterior = posterior or self.encode(video)
-        return self.decode(posterior.sample(noise)), posterior
+        return self.decode(posterior.sample(noise))[:, : video.shape[1]], posterior
 
-    def _each_frame(self, layers: nn.Sequential, x: Tensor) -> Tensor:
-        x = x.to(next(layers.parameters()).dtype)
-        frames = rearrange(x, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
-        return rearrange(layers(frames), "(b t) c h w -> b t c h w", b=x.shape[0])
+    def _through(self, layers: FrameSequential, x: Tensor, cache: FrameCache | None) -> Tensor:
+        made: Tensor = layers(x.to(next(layers.parameters()).dtype), cache)
+        return made
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wm.artifact import load_vae
 from wm.config import config
+from wm.models.tiling import TilingConfig
 from wm.models.vae import to_unit_range
+from wm.nn.causal import FrameCache
 
 
 @config
@@ -17,6 +20,7 @@ class EncodeLatentsConfig:
     vae: str = "vae"  # folder of the stage that trained the tokenizer, under the root
     batch_frames: int = 64  # encoded at once
     precision: Literal["float32", "bfloat16"] = "float32"  # of the tokenizer while it encodes
+    tiling: TilingConfig | None = None  # for frames that do not fit the memory; then its `frames` go through at once
 
     def build(self, root: Path, device: torch.device) -> "Encoder":
         return Encoder(self, root, device)
@@ -27,6 +31,11 @@ class Encoder:
         self.config, self.device = config, device
         self.vae, self.vae_hash = load_vae(root / config.vae / "weights", device)
         self.stride = self.vae.stride
+        if self.vae.temporal_stride != 1:
+            raise ValueError(
+                f"the tokenizer in {root / config.vae} makes one latent of {self.vae.temporal_stride} frames, and a dataset "
+                "of latents has one for the action of each frame: train one of temporal_stride 1"
+            )
         self.dtype = getattr(torch, config.precision)
         self.vae.to(self.dtype)
 
@@ -34,8 +43,12 @@ class Encoder:
     def encode(self, video: np.ndarray) -> np.ndarray:
         """Raw latents (T, C, h, w) float16 of frames (T, H, W, 3) uint8: the posterior's mean, without its noise."""
         frames = torch.from_numpy(video).permute(0, 3, 1, 2).unsqueeze(0)
-        parts = [
-            self.vae.encode(to_unit_range(part.to(self.device)).to(self.dtype)).mean[0]
-            for part in frames.split(self.config.batch_frames, dim=1)
-        ]
-        return torch.cat(parts).to(torch.float16).cpu().numpy()
+        if self.config.tiling is not None:
+            means = self.config.tiling.build(self.vae).encode(self._scaled(frames)).mean
+        else:
+            cache, parts = FrameCache(), frames.split(self.config.batch_frames, dim=1)
+            means = torch.cat([self.vae.encode(self._scaled(part), cache).mean for part in parts], dim=1)
+        return means[0].to(torch.float16).cpu().numpy()
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        return to_unit_range(frames.to(self.device)).to(self.dtype)

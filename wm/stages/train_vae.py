@@ -136,9 +136,9 @@ class TrainVAE:
 
     def _noise(self, batch: Batch) -> Tensor:
         assert batch.video is not None
-        frames, (height, width) = batch.video.shape[1], batch.video.shape[-2:]
-        stride = self.config.vae.stride
-        shape = (frames, self.config.vae.latent_channels, height // stride, width // stride)
+        vae, (height, width) = self.config.vae, batch.video.shape[-2:]
+        num_latents = vae.num_latents(batch.video.shape[1])
+        shape = (num_latents, vae.latent_channels, height // vae.stride, width // vae.stride)
         return draw_noise(shape, self.seed, batch.step, batch.index, batch.video.device, stream="posterior")
 
     @torch.no_grad()
