@@ -16,10 +16,12 @@ class DecodedClip:
     frames: np.ndarray  # (T, 3, H, W) uint8 or (T, C, h, w) float16
     rows: dict[str, np.ndarray]  # action rows by name, each (T, ...) float32
     caption: str | None = None
+    text: np.ndarray | None = None  # the caption, encoded
 
     @property
     def size(self) -> int:
-        return self.frames.nbytes + sum(rows.nbytes for rows in self.rows.values())
+        text = 0 if self.text is None else self.text.nbytes
+        return self.frames.nbytes + sum(rows.nbytes for rows in self.rows.values()) + text
 
 
 class ClipCache:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from data_pipeline.clip_cache import ClipCache, DecodedClip
+from data_pipeline.encoded_text import encoded_text
 from data_pipeline.order import Order
 from data_pipeline.patience import Patience, RetryConfig
 from data_pipeline.schema import LATENTS, DataError, to_action
@@ -75,6 +76,7 @@ class _Window:
     frames: np.ndarray  # (clip_frames, C, H, W)
     rows: dict[str, np.ndarray]  # (clip_frames, ...)
     caption: str | None
+    text: np.ndarray | None = None  # the caption, encoded
 
 
 def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, seed: int) -> "Batches":
@@ -136,7 +138,11 @@ class Batches:
         return Batch(
             step=cursor // self.config.global_batch_size,
             index=torch.tensor(positions, dtype=torch.int64),
-            given=Given(Action.concatenate([to_action(window.rows) for window in windows], 0), _text(windows)),
+            given=Given(
+                Action.concatenate([to_action(window.rows) for window in windows], 0),
+                _text(windows),
+                encoded=encoded_text(self.dataset.manifest.text, {w.caption: w.text for w in windows}),
+            ),
             video=None if latents else stacked,
             latents=stacked if latents else None,
             sample_ids=tuple(window.name for window in windows),
@@ -183,14 +189,18 @@ class Batches:
         start = self._windows.start(entry.num_frames, self._events[clip], epoch, clip, window)
         cut = slice(start, start + length)
         if self._cache is None:
-            frames, rows, caption = self._frames(clip, start, length), self.dataset.rows(clip), self._caption(clip)
+            whole = self._decode(clip, start, length)
+            frames = whole.frames
         else:
             whole = self._cache.get(clip, self._decode)
-            frames, rows, caption = whole.frames[cut], whole.rows, whole.caption
-        return _Window(f"{entry.key}@{start}", frames, {name: values[cut] for name, values in rows.items()}, caption)
+            frames = whole.frames[cut]
+        rows = {name: values[cut] for name, values in whole.rows.items()}
+        return _Window(f"{entry.key}@{start}", frames, rows, whole.caption, whole.text)
 
-    def _decode(self, clip: int) -> DecodedClip:
-        return DecodedClip(self._frames(clip), self.dataset.rows(clip), self._caption(clip))
+    def _decode(self, clip: int, start: int = 0, count: int | None = None) -> DecodedClip:
+        """Some frames of a clip, with all rows."""
+        frames = self._frames(clip, start, count)
+        return DecodedClip(frames, self.dataset.rows(clip), self._caption(clip), self.dataset.text(clip))
 
     def _caption(self, clip: int) -> str | None:
         caption: str | None = self.dataset.meta(clip).get("caption")

@@ -121,6 +121,11 @@ def _check_alike(first: Batches, other: Batches) -> None:
             f"{other.dataset.folder} holds latents of VAE {_tokenizer(b)}, {first.dataset.folder} of {_tokenizer(a)}: "
             "encode both with one"
         )
+    if a.text != b.text:
+        raise DataError(
+            f"{other.dataset.folder} and {first.dataset.folder} hold captions of different text encoders, or one of them "
+            "none: encode both with one (encode_latents, with the same text)"
+        )
 
 
 def _tokenizer(manifest: DatasetManifest) -> str:

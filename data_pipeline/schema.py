@@ -14,7 +14,7 @@ from wm.config import config
 SCHEMA_VERSION = 1
 
 # Members of one sample: <key>.<suffix>, adjacent and in this order.
-VIDEO, LATENTS, ACTIONS, META = "mp4", "latents.npy", "actions.npz", "json"
+VIDEO, LATENTS, TEXT, ACTIONS, META = "mp4", "latents.npy", "text.npy", "actions.npz", "json"
 
 # Axes of Sample.actions after T; "n" is as many as the ActionSpace names.
 ACTION_SHAPES: dict[str, tuple[int | str, ...]] = {
@@ -47,6 +47,7 @@ class Sample:
     meta: dict[str, Any]
     video: np.ndarray | None = None  # (T, H, W, 3) uint8
     latents: np.ndarray | None = None  # (T, C, h, w) float16, raw
+    text: np.ndarray | None = None  # (L, width) its caption as an encoder left it, as in encoded_text.py
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -113,6 +114,16 @@ class LatentStatistics:
 
 
 @config
+class TextFacts:
+    """Which encoder left the captions of a dataset, and what it made of the empty one."""
+
+    encoder: str  # its hash
+    precision: Literal["float32", "bfloat16"]
+    width: int
+    empty: str  # base64 of the rows of encoded_text.py
+
+
+@config
 class DatasetManifest:
     """`dataset.json`: written last, so a folder that has one is whole."""
 
@@ -125,6 +136,7 @@ class DatasetManifest:
     source: dict[str, Any]  # environment, version, policy, seeds
     cursors: tuple[CursorImage, ...] = ()
     latents: LatentStatistics | None = None
+    text: TextFacts | None = None  # of datasets whose captions are encoded
     schema_version: int = SCHEMA_VERSION
 
 
@@ -150,6 +162,9 @@ def check(sample: Sample) -> None:
     """DataError in one line if `sample` is not as its class says."""
     if not _KEY.fullmatch(sample.key):
         raise DataError(f"sample key {sample.key!r}: a key is 1 to 80 letters, digits, '-' or '_', without dots")
+    if sample.text is not None and (sample.text.ndim != 2 or sample.text.dtype not in (np.float32, np.uint16)):
+        given = f"{sample.text.dtype} {sample.text.shape}"
+        raise DataError(f"sample {sample.key}: its encoded caption is {given}, need (L, width) float32 or uint16")
     missing = ACTION_SHAPES.keys() ^ sample.actions.keys()
     if missing:
         raise DataError(f"sample {sample.key}: actions have {sorted(sample.actions)}, need {sorted(ACTION_SHAPES)}")

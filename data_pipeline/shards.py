@@ -30,6 +30,7 @@ from data_pipeline.schema import (
     LATENTS,
     META,
     SCHEMA_VERSION,
+    TEXT,
     VIDEO,
     DataError,
     DatasetManifest,
@@ -114,6 +115,7 @@ class Dataset:
         """Frames [start, start + count) of a clip with everything that belongs to them; all that follow if None."""
         frames = self.frames(clip, start, count)
         sample = Sample(self.clips[clip].key, self.rows(clip), self.meta(clip)).window(start, len(frames))
+        sample = replace(sample, text=self.text(clip))
         return replace(sample, latents=frames) if self.manifest.kind == "latents" else replace(sample, video=frames)
 
     def meta(self, clip: int) -> dict[str, Any]:
@@ -122,6 +124,15 @@ class Dataset:
         with self._named(entry, META):
             meta: dict[str, Any] = json.loads(self._bytes(entry, META))
             return meta
+
+    def text(self, clip: int) -> np.ndarray | None:
+        """The encoded caption of a clip (L, width); None where the dataset has none."""
+        entry = self.clips[clip]
+        if TEXT not in entry.members:
+            return None
+        with self._named(entry, TEXT):
+            rows: np.ndarray = np.load(io.BytesIO(self._bytes(entry, TEXT)), allow_pickle=False)
+            return rows
 
     def rows(self, clip: int) -> dict[str, np.ndarray]:
         """The action rows of a whole clip by name, each (T, ...) float32."""
@@ -238,6 +249,10 @@ def _members(sample: Sample, codec: video.Codec) -> Iterator[tuple[str, bytes]]:
         latents = io.BytesIO()
         np.save(latents, np.ascontiguousarray(sample.latents), allow_pickle=False)
         yield LATENTS, latents.getvalue()
+    if sample.text is not None:
+        text = io.BytesIO()
+        np.save(text, np.ascontiguousarray(sample.text), allow_pickle=False)
+        yield TEXT, text.getvalue()
     rows = io.BytesIO()
     np.savez_compressed(rows, allow_pickle=False, **sample.actions)
     yield ACTIONS, rows.getvalue()

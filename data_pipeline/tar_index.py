@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_pipeline.schema import ACTIONS, LATENTS, META, SCHEMA_VERSION, VIDEO, DataError, ShardEntry
+from data_pipeline.schema import ACTIONS, LATENTS, META, SCHEMA_VERSION, TEXT, VIDEO, DataError, ShardEntry
 from wm.config import ConfigError, from_dict, to_dict
 
 BLOCK = tarfile.BLOCKSIZE
 REPLACE = "copy this shard again, or delete it and run the stage that wrote it"
-_NAME = re.compile(rf"([A-Za-z0-9_-]+)\.({re.escape(VIDEO)}|{re.escape(LATENTS)}|{re.escape(ACTIONS)}|{META})")
+_SUFFIXES = "|".join(re.escape(suffix) for suffix in (VIDEO, LATENTS, TEXT, ACTIONS, META))
+_NAME = re.compile(rf"([A-Za-z0-9_-]+)\.({_SUFFIXES})")
 
 
 @dataclass(frozen=True)

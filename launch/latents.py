@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipeline.encoded_text import text_facts, to_rows
 from data_pipeline.latent_sums import Sums
-from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample
+from data_pipeline.schema import DataError, DatasetManifest, LatentStatistics, Sample, TextFacts
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from launch.resources import Resources
 from launch.shard_work import MapTasks, forget_notes, note, noted, work_hash
@@ -37,6 +38,7 @@ def make_latents(
         kind="latents",
         shards=from_dict(DatasetManifest, to_dict(recordings) | {"shards": [a["entry"] for a in answers]}).shards,
         latents=statistics,
+        text=one_text(answers),
     )
     write_manifest(folder, manifest)
     forget_notes(folder, [entry.name for entry in manifest.shards])
@@ -56,13 +58,15 @@ def encode_shard(
     encoder = settings.build(root, torch.device(device))
     recordings = Dataset.open(source)
     entry = next(entry for entry in recordings.manifest.shards if entry.name == name)
-    work = work_hash(encoder.vae_hash, entry.sha256)
+    work = work_hash(encoder.vae_hash, encoder.text_hash, entry.sha256)
     done = noted(folder, name, work)
     if done is not None:
         return done
     sums = Sums()
     written = write_shard(folder / name, _encoded(encoder, recordings, name, sums))
     answer = {"entry": to_dict(written), "vae_hash": encoder.vae_hash, "stride": encoder.stride, **sums.answer()}
+    if encoder.text is not None:
+        answer["text"] = to_dict(text_facts(encoder.text_hash, encoder.encode_caption("")))
     return note(folder, name, work, answer)
 
 
@@ -81,6 +85,14 @@ def merged(answers: list[dict[str, Any]]) -> LatentStatistics:
     return LatentStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), vae_hash=vae_hash, stride=stride)
 
 
+def one_text(answers: list[dict[str, Any]]) -> TextFacts | None:
+    """What all shards say of the encoder of their captions; ValueError where two were at work."""
+    told = [answer.get("text") for answer in answers]
+    if any(facts != told[0] for facts in told):
+        raise ValueError("the captions were encoded by different text encoders: its folder changed while they were")
+    return None if told[0] is None else from_dict(TextFacts, told[0])
+
+
 def _encoded(encoder: Encoder, recordings: Dataset, name: str, sums: Sums) -> Iterator[Sample]:
     for index, clip in enumerate(recordings.clips):
         if clip.shard != name:
@@ -89,4 +101,15 @@ def _encoded(encoder: Encoder, recordings: Dataset, name: str, sums: Sums) -> It
         assert sample.video is not None
         latents = encoder.encode(sample.video)
         sums.add(latents)
-        yield dataclasses.replace(sample, video=None, latents=latents)
+        yield dataclasses.replace(sample, video=None, latents=latents, text=_text(encoder, sample))
+
+
+def _text(encoder: Encoder, sample: Sample) -> np.ndarray | None:
+    if encoder.text is None:
+        return None
+    if "caption" not in sample.meta:
+        raise DataError(
+            f"sample {sample.key} has no caption and encode_latents is to encode them: leave its text out, or record a world "
+            "that has captions"
+        )
+    return to_rows(encoder.encode_caption(sample.meta["caption"]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from launch import stage_state
 from launch.captions import caption_units, judge_captions
+from launch.encoded_captions import refuse_stale_captions
 from launch.exporting import write_artifact
 from launch.latents import make_latents
 from launch.linting import look
@@ -79,6 +80,7 @@ def check_inputs(run: RunConfig, root: Path, configs: Path) -> None:
         raise ConfigError(
             f"{owner}: no {what} under {root / name}; run `python -m launch.run {maker} --root {root}` first"
         )
+    refuse_stale_captions(run, root, configs)
 
 
 def describe(run: RunConfig) -> str:

@@ -1,7 +1,7 @@
 """The tensors that all stages share: what was done, what was given, what was seen."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -62,12 +62,24 @@ class Action:
 
 
 @dataclass(frozen=True)
+class EncodedText:
+    """Captions as a frozen encoder left them: what is in here needs no encoder."""
+
+    encoder: str  # its hash
+    tokens: Mapping[str, Tensor]  # by caption (L, width), real tokens alone; "" is there too, for what is dropped
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(self.encoder, {caption: tokens.to(device) for caption, tokens in self.tokens.items()})
+
+
+@dataclass(frozen=True)
 class Given:
     """What a person can supply too, so training and play enter by the same door."""
 
     action: Action | None = None
     text: tuple[str, ...] | None = None  # B captions
     before: Action | None = None  # (B, 1) what was done in the frame before the first, where that is known
+    encoded: EncodedText | None = None  # of these captions and perhaps others
 
     def __getitem__(self, index: slice) -> Self:
         """Some of the batch; `index` runs over B."""
@@ -75,11 +87,13 @@ class Given:
             action=None if self.action is None else self.action[index],
             text=None if self.text is None else self.text[index],
             before=None if self.before is None else self.before[index],
+            encoded=self.encoded,
         )
 
     def to(self, device: torch.device | str) -> Self:
         action, before = (None if done is None else done.to(device) for done in (self.action, self.before))
-        return dataclasses.replace(self, action=action, before=before)
+        encoded = None if self.encoded is None else self.encoded.to(device)
+        return dataclasses.replace(self, action=action, before=before, encoded=encoded)
 
 
 @dataclass(frozen=True)

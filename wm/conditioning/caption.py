@@ -5,10 +5,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from wm.batch import ActionSpace, Given
+from wm.batch import ActionSpace, EncodedText, Given
 from wm.conditioning.action import ActionConditioner, ActionConditionerConfig
 from wm.conditioning.condition import Condition
 from wm.conditioning.text import ByteText, ByteTextConfig, TextEncoderConfig
+from wm.conditioning.text_cache import looked_up
 from wm.config import config
 
 
@@ -40,15 +41,15 @@ class TextConditioner(nn.Module):
         self.num_maps = 0 if action is None else action.num_maps
 
     def forward(self, given: Given) -> Condition:
-        said = self._said(_captions(given))
+        said = self._said(_captions(given), given.encoded)
         return said if self.action is None else _joined(said, self.action(given))
 
     def null(self, given: Given) -> Condition:
-        said = self._said(("",) * len(_captions(given)))
+        said = self._said(("",) * len(_captions(given)), given.encoded)
         return said if self.action is None else _joined(said, self.action.null(given))
 
-    def _said(self, captions: tuple[str, ...]) -> Condition:
-        tokens, mask = self._encoded(captions)
+    def _said(self, captions: tuple[str, ...], encoded: EncodedText | None = None) -> Condition:
+        tokens, mask = self._encoded(captions, encoded)
         tokens = self.project(tokens)
         if not self.config.pooled:
             return Condition(tokens=tokens, mask=mask)
@@ -56,11 +57,13 @@ class TextConditioner(nn.Module):
         mean = (tokens * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
         return Condition(tokens=tokens, mask=mask, frames=self.pool(mean))
 
-    def _encoded(self, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def _encoded(self, captions: tuple[str, ...], encoded: EncodedText | None) -> tuple[Tensor, Tensor]:
         """(tokens (B, L, width), mask) on the device and in the dtype of the layers that read them."""
         like = next(self.project.parameters())
         if isinstance(self.encoder, ByteText):
             tokens, mask = self.encoder(captions)
+        elif encoded is not None:
+            tokens, mask = looked_up(encoded, captions, self.encoder, like.device)
         else:
             tokens, mask = self.encoder(captions, like.device)
         return tokens.to(like.dtype), mask

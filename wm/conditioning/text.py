@@ -112,6 +112,7 @@ class PretrainedText:
         self.config, self.width = config, config.width
         self._loaded: tuple[Any, nn.Module] | None = None
         self._known: dict[str, TextTokens] = {}  # of one caption each, without the axis B; the oldest first
+        self.agreed: set[str] = set()  # hashes of encoders whose tokens on disk were found to be those of this one
 
     # Not in inference mode, even where a rollout is: what is remembered of it may be trained with next.
     @torch.inference_mode(mode=False)

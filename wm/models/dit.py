@@ -7,7 +7,6 @@ one frame attend to each other, then a feed-forward layer. Every frame has its o
 from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from wm.conditioning.condition import Condition
@@ -15,35 +14,16 @@ from wm.config import config
 from wm.models.hourglass import WAVES, Down, Up
 from wm.models.look import Look
 from wm.models.memory import Memory, Past
+from wm.models.pattern_memory import PatternMemory
 from wm.models.recall import Recall, carried
-from wm.nn.attention import attend
+from wm.models.view import View
 from wm.nn.cross_attention import CrossAttention
+from wm.nn.frame_mask import Pattern, layered
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
 from wm.nn.recompute import Recompute, recomputed
-from wm.nn.rope import apply_rope, frame_angles, grid_angles, grid_cosines
+from wm.nn.rope import grid_cosines
+from wm.nn.self_attention import Attention
 from wm.tags import tagged
-
-
-class Attention(nn.Module):
-    """Multi-head attention over axis 1 of (B, N, D), with normalised queries and keys (Dehghani et al. 2023, 2.1)."""
-
-    def __init__(self, hidden_size: int, num_heads: int, backend: str) -> None:
-        super().__init__()
-        self.num_heads, self.backend = num_heads, backend
-        head_dim = hidden_size // num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.query_norm = nn.LayerNorm(head_dim, bias=False)
-        self.key_norm = nn.LayerNorm(head_dim, bias=False)
-        self.out = nn.Linear(hidden_size, hidden_size)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, heads, N, head_dim)."""
-        query, key, value = rearrange(self.qkv(x), "b n (k h d) -> k b h n d", k=3, h=self.num_heads)
-        return self.query_norm(query), self.key_norm(key), value
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        mixed = attend(query, key, value, mask=mask, backend=self.backend)
-        return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
 
 
 class Block(nn.Module):
@@ -63,43 +43,16 @@ class Block(nn.Module):
         # One modulation network serves all blocks; a block adds its own constant (Chen et al. 2023, adaLN-single).
         self.modulation = nn.Parameter(torch.zeros((9 if looks_back else 6) * hidden_size))
 
-    def forward(self, x: Tensor, modulation: Tensor, layer: int, view: "View") -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, layer: int, view: View) -> Tensor:
         """`layer` is the number of the layer of the memory, for the blocks that look back."""
         parts = (modulation[..., : len(self.modulation)] + self.modulation).unsqueeze(2)
         feed, space, *time = (Modulation(*part.chunk(3, dim=-1)) for part in parts.split(3 * x.shape[-1], dim=-1))
         if self.time is not None:
-            x = time[0].leave(x, self._time(self.time, time[0].enter(x), layer, view))
-        x = space.leave(x, self._space(space.enter(x), view))
+            x = time[0].leave(x, view.look_back(self.time, time[0].enter(x), layer))
+        x = space.leave(x, view.look_around(self.space, space.enter(x), layer))
         if self.text is not None:
             x = x + self.text(x, *view.text)
         return feed.leave(x, self.mlp(feed.enter(x)))
-
-    def _space(self, x: Tensor, view: "View") -> Tensor:
-        batch = x.shape[0]
-        query, key, value = self.space.project(rearrange(x, "b t n d -> (b t) n d"))
-        query, key = apply_rope(query, view.grid), apply_rope(key, view.grid)
-        return rearrange(self.space.attend(query, key, value), "(b t) n d -> b t n d", b=batch)
-
-    def _time(self, time: Attention, x: Tensor, layer: int, view: "View") -> Tensor:
-        batch = x.shape[0]
-        query, key, value = time.project(rearrange(x, "b t n d -> (b n) t d"))
-        if view.memory is not None:
-            key, value = view.memory.extended(layer, key, value)
-        query = apply_rope(query, view.frames[-query.shape[2] :])
-        key = apply_rope(key, view.frames)
-        return rearrange(time.attend(query, key, value, view.mask), "(b n) t d -> b t n d", b=batch)
-
-
-class View:
-    """What all blocks of one forward share: positions, who sees whom, and the memory."""
-
-    text: tuple[Tensor, Tensor | None]  # tokens (B, L, D) that are read, and their mask; in models that read
-
-    def __init__(self, grid: Tensor, frames: Tensor, mask: Tensor, memory: Memory | None) -> None:
-        self.grid = grid  # (N, head_dim) rotary angles in the frame
-        self.frames = frames  # (T of keys, head_dim) rotary angles in time
-        self.mask = mask  # (T of queries, T of keys) True where a query may look
-        self.memory = memory
 
 
 def window_mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
@@ -119,7 +72,11 @@ class DiTConfig:
     stamps: int = 4  # pictures that are drawn where the maps say, such as the cursor's shapes; 0 for none
     text: Literal["none", "cross"] = "none"  # how tokens of text are read: by cross-attention in every block
     time_every: int = 1  # every so manieth block looks back in time, the first one always
-    window: int = 16  # frames that a frame attends to, itself included
+    window: int = 16  # frames that a frame attends to, itself included; 0 has no limit
+    global_every: int = 0  # every so manieth of the layers that look at other frames has no window; 0 is none
+    sinks: int = 0  # first frames of a clip that stay in view beyond the window
+    causal: bool = True  # frames see none to come; without, a clip is drawn as a whole, and no past is shown
+    full: bool = False  # tokens see all tokens of the frames in view, not only themselves there
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
     carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
@@ -132,6 +89,20 @@ class DiTConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads {self.num_heads}: "
                 "rotary positions turn pairs of numbers along two axes"
             )
+
+        if self.recall and not self.window:
+            raise ValueError("recall scores the ages of frames in a window: give window more than 0, or recall 0")
+        if not self.causal and (self.recall or self.carry):
+            raise ValueError(
+                "recall and carry copy the frame before, which a clip that is drawn as a whole is not shown"
+            )
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Which frames each layer of a memory sees: those of the blocks that look at other frames, then recall's."""
+        pattern = Pattern(causal=self.causal, window=self.window, sinks=self.sinks)
+        depth = self.depth if self.full else -(-self.depth // self.time_every)
+        recalled = (Pattern(window=self.window),) if self.recall else ()
+        return *layered(pattern, depth, self.global_every), *recalled
 
     def build(self, channels: int, num_maps: int) -> "DiT":
         return DiT(self, channels, num_maps)
@@ -155,11 +126,12 @@ class DiT(nn.Module):
                 config.num_heads,
                 config.mlp_ratio,
                 config.attention,
-                i % config.time_every == 0,
+                not config.full and i % config.time_every == 0,
                 config.text == "cross",
             )
             for i in range(config.depth)
         )
+        self.patterns = config.patterns()
         self.where = tagged(nn.Linear(2 * WAVES, size), hidden=False)
         self.look = Look(config.widths, size) if num_maps else None
         self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
@@ -170,9 +142,8 @@ class DiT(nn.Module):
             self.up.begin_holding()
 
     def memory(self) -> Memory:
-        """An empty memory; a new frame and its `window - 1` predecessors fill the window."""
-        looking_back = -(-self.config.depth // self.config.time_every)
-        return Memory(looking_back + (self.recall is not None), self.config.window - 1)
+        """An empty memory. It keeps of a clip what its later frames see in each layer."""
+        return PatternMemory(self.patterns)
 
     def forward(
         self,
@@ -183,6 +154,8 @@ class DiT(nn.Module):
         memory: Memory | None = None,
     ) -> Tensor:
         rows = self._rows(x_t)
+        if not self.config.causal:  # what is shown of the frame before one in view would be that frame itself, clean
+            past = Past(torch.zeros_like(x_t), torch.ones_like(t), torch.zeros_like(x_t))
         dtype = self.where.weight.dtype
         maps = None if condition.maps is None else condition.maps.to(dtype)
         dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
@@ -198,13 +171,14 @@ class DiT(nn.Module):
         tokens = tokens + state.unsqueeze(2) + where
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
-            layer = i // self.config.time_every
+            layer = i if self.config.full else i // self.config.time_every
             tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
         drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
         held: Tensor | float = 0.0
         if self.recall is not None:
-            held = self.recall(drawn.features, levels, past.x.to(dtype), view.mask, memory)
+            seen = view.mask(len(self.patterns) - 1).dense(x_t.device)
+            held = self.recall(drawn.features, levels, past.x.to(dtype), seen, memory)
         return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
     def _cosines(self, x_t: Tensor, fold: int = 1) -> Tensor:
@@ -227,12 +201,13 @@ class DiT(nn.Module):
         return height // size
 
     def _view(self, x_t: Tensor, rows: int, memory: Memory | None) -> View:
-        num_frames, columns = x_t.shape[1], x_t.shape[-1] // self.config.patch_size
-        head_dim = self.config.hidden_size // self.config.num_heads
-        num_keys = num_frames + (0 if memory is None else len(memory))
         return View(
-            grid=grid_angles(rows, columns, head_dim, x_t.device),
-            frames=frame_angles(num_keys, head_dim, x_t.device),
-            mask=window_mask(num_frames, num_keys, self.config.window, x_t.device),
-            memory=memory,
+            self.patterns,
+            x_t.shape[1],
+            rows,
+            x_t.shape[-1] // self.config.patch_size,
+            self.config.hidden_size // self.config.num_heads,
+            x_t.device,
+            memory,
+            full=self.config.full,
         )

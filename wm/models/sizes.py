@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from wm.models.dit import DiT, DiTConfig, window_mask
+from wm.models.dit import DiT, DiTConfig
+from wm.nn.frame_mask import FrameMask
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def block_parameters(config: DiTConfig) -> int:
     size, inner = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
     attention = 4 * size * (size + 1) + 2 * (size // config.num_heads)  # in, out, and the two norms of a head
     forward = inner * (size + 1) + size * (inner + 1)
-    looking = _looking_back(config)
+    looking = 0 if config.full else _looking_back(config)
     return config.depth * (attention + forward + 6 * size) + looking * (attention + 3 * size)
 
 
@@ -74,16 +75,21 @@ def block_operations(
     all_tokens = num_frames * tokens
     projections, forward = 8 * size**2, 4 * size * inner
     looking = _looking_back(config)
+    if config.full:  # a token meets all tokens of the frames in view, by one attention
+        return all_tokens * config.depth * (projections + forward + 4 * size * tokens * keys) * (3 if training else 1)
     per_token = config.depth * (projections + forward + 4 * size * tokens) + looking * (projections + 4 * size * keys)
     return all_tokens * per_token * (3 if training else 1)
 
 
 def mean_keys(config: DiTConfig, num_frames: int) -> float:
     """How many frames a frame of a clip attends to in the mean, itself included."""
-    mask = window_mask(num_frames, num_frames, config.window, torch.device("cpu"))
-    return float(mask.sum()) / num_frames
+    layers = config.patterns()[: _looking_back(config)]
+    seen = [float(FrameMask.of_clip(pattern, num_frames).table.sum()) / num_frames for pattern in layers]
+    return sum(seen) / len(seen)
 
 
 def _looking_back(config: DiTConfig) -> int:
-    """How many blocks attend to frames before."""
+    """How many blocks attend to other frames."""
+    if config.full:
+        return config.depth
     return -(-config.depth // config.time_every)

@@ -108,7 +108,7 @@ class FrameMask:
         """Packed clips each of which sees all of itself."""
         if not self.query_clips or any(list(clips) != sorted(clips) for clips in self._clips()):
             return False
-        query, key = (torch.tensor(clips) for clips in self._clips())
+        query, key = (torch.tensor(clips, device="cpu") for clips in self._clips())
         return set(self.query_clips) == set(self.key_clips) and torch.equal(self.table, query[:, None] == key)
 
     def function(self, device: torch.device | str, tokens: int | None = None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -134,7 +134,8 @@ def _dense(mask: FrameMask, device: torch.device) -> Tensor:
 
 
 def _grid(num_queries: int, num_keys: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(num_queries).unsqueeze(1), torch.arange(num_keys).unsqueeze(0)
+    # On the CPU whatever the default is: a network on the meta device asks for its masks too.
+    return torch.arange(num_queries, device="cpu").unsqueeze(1), torch.arange(num_keys, device="cpu").unsqueeze(0)
 
 
 def _banded(table: Tensor, left: int, right: int) -> Tensor:

@@ -82,3 +82,35 @@ def grid_cosines(rows: int, columns: int, num_waves: int, device: torch.device |
     y = torch.cos(half_turns * (torch.arange(rows, device=device) + 0.5) / rows)
     x = torch.cos(half_turns * (torch.arange(columns, device=device) + 0.5) / columns)
     return torch.cat([y.unsqueeze(2).expand(-1, -1, columns), x.unsqueeze(1).expand(-1, rows, -1)])
+
+
+def numbered_angles(numbers: Sequence[int], head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Table (len(numbers), head_dim) of the frames with these numbers."""
+    return angle_table([torch.tensor(numbers, device=device)], head_dim)
+
+
+def clip_angles(
+    numbers: Sequence[int],  # of frames
+    rows: int,
+    columns: int,
+    words: int,  # tokens behind those of each frame, at row 0 and column 0
+    head_dim: int,
+    frame_pairs: int,  # of the head_dim / 2 pairs, how many the frame turns; rows and columns share the others
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Table (frames (rows columns + words), head_dim) of (frame, row, column), a frame after another."""
+    if (head_dim // 2 - frame_pairs) % 2:
+        raise ValueError(f"head_dim {head_dim} has no even number of pairs beside {frame_pairs} for frames")
+    across = grid_angles(rows, columns, head_dim - 2 * frame_pairs, device)
+    cosine, sine = (
+        _with_words(half, words, value) for half, value in zip(across.chunk(2, -1), (1.0, 0.0), strict=True)
+    )
+    if not frame_pairs:
+        return torch.cat([cosine, sine], -1).repeat(len(numbers), 1)
+    in_time = numbered_angles(numbers, 2 * frame_pairs, device).repeat_interleave(len(cosine), 0).chunk(2, -1)
+    parts = [torch.cat([time, x.repeat(len(numbers), 1)], -1) for time, x in zip(in_time, (cosine, sine), strict=True)]
+    return torch.cat(parts, -1)
+
+
+def _with_words(half: Tensor, words: int, value: float) -> Tensor:
+    return torch.cat([half, half.new_full((words, half.shape[1]), value)])

@@ -1,4 +1,4 @@
-"""Frames to latents by the frozen tokenizer. Files and shards are the caller's."""
+"""Frames to latents by the frozen tokenizer, captions to tokens by a frozen text encoder. Files and shards are the caller's."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from wm.artifact import load_vae
+from wm.conditioning.text import PretrainedTextConfig
+from wm.conditioning.text_cache import encoder_hash
 from wm.config import config
 from wm.models.tiling import TilingConfig
 from wm.models.vae import to_unit_range
@@ -21,6 +23,7 @@ class EncodeLatentsConfig:
     batch_frames: int = 64  # encoded at once
     precision: Literal["float32", "bfloat16"] = "float32"  # of the tokenizer while it encodes
     tiling: TilingConfig | None = None  # for frames that do not fit the memory; then its `frames` go through at once
+    text: PretrainedTextConfig | None = None  # encodes the captions too, once and for all; None leaves them words
 
     def build(self, root: Path, device: torch.device) -> "Encoder":
         return Encoder(self, root, device)
@@ -38,6 +41,8 @@ class Encoder:
             )
         self.dtype = getattr(torch, config.precision)
         self.vae.to(self.dtype)
+        self.text = None if config.text is None else config.text.build()
+        self.text_hash = "" if config.text is None else encoder_hash(config.text)
 
     @torch.inference_mode()
     def encode(self, video: np.ndarray) -> np.ndarray:
@@ -52,3 +57,9 @@ class Encoder:
 
     def _scaled(self, frames: Tensor) -> Tensor:
         return to_unit_range(frames.to(self.device)).to(self.dtype)
+
+    def encode_caption(self, caption: str) -> Tensor:
+        """(L, width) the real tokens of a caption, in the precision of the text encoder."""
+        assert self.text is not None, "encode_caption is for a config with text"
+        tokens, mask = self.text((caption,), self.device)
+        return tokens[0][mask[0]].cpu()
