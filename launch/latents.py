@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipeline.change import change_scores
 from data_pipeline.latent_sums import Sums
 from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample
 from data_pipeline.shards import Dataset, write_manifest, write_shard
@@ -89,4 +90,6 @@ def _encoded(encoder: Encoder, recordings: Dataset, name: str, sums: Sums) -> It
         assert sample.video is not None
         latents = encoder.encode(sample.video)
         sums.add(latents)
-        yield dataclasses.replace(sample, video=None, latents=latents)
+        # Here the pixels are at hand for the last time: latents of a frame that stays the same need not be the same.
+        change = [round(float(x), 4) for x in change_scores(sample, recordings.manifest.action_space)]
+        yield dataclasses.replace(sample, video=None, latents=latents, meta={**sample.meta, "change": change})
