@@ -32,7 +32,7 @@ def change_scores(sample: Sample, space: ActionSpace) -> np.ndarray:
 def _used(rows: dict[str, np.ndarray]) -> np.ndarray:
     """(T,) whether a button, a key or the wheel did something between a frame and the one before it."""
     edges = [rows[name][..., [PRESSED, RELEASED]].any((1, 2)) for name in ("buttons", "keys")]
-    used: np.ndarray = edges[0] | edges[1] | rows["wheel"].any(-1)
+    used: np.ndarray = np.logical_or.reduce([*edges, rows["wheel"].any(-1)])
     return used
 
 
