@@ -131,7 +131,7 @@ class App(abc.ABC):
         """What to ask before the window closes."""
         return None
 
-    def refresh(self) -> None:
+    def refresh(self) -> None:  # noqa: B027 (most applications show nothing of the disk)
         """Something happened somewhere: take note of a disk that may be another."""
 
     @abc.abstractmethod

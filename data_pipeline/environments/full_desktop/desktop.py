@@ -51,8 +51,8 @@ class Desktop:
     def icons(self) -> dict[str, Rect]:
         """The desktop's icons by what they open: an application's name, or the path of a file or folder in Home."""
         rows = self.floor // surfaces.ICON[1]
-        names = ["files", *self.disk.entries("")]
         w, h = surfaces.ICON
+        names = ["files", *self.disk.entries("")][: rows * (self.width // w)]
         return {name: Rect(2 + i // rows * w, 2 + i % rows * h, w, h) for i, name in enumerate(names)}
 
     def surfaces(self) -> list[Surface]:
@@ -114,9 +114,9 @@ class Desktop:
         return [part._replace(rect=moved(part.rect, window.x, window.y)) for part in parts]
 
     def _icon_kind(self, name: str) -> str:
-        return self.launching(*self._opens(name)) if name == self.selected else "select"
+        return self.launching(*self.opens(name)) if name == self.selected else "select"
 
-    def _opens(self, icon: str) -> tuple[str, str]:
+    def opens(self, icon: str) -> tuple[str, str]:
         """Application and document."""
         if icon in APPS:
             return icon, ""
@@ -289,7 +289,7 @@ class Desktop:
     def _press_icon(self, name: str) -> list[str]:
         before, self.selected = self.selected, name
         if name and name == before:
-            return self.launch(*self._opens(name))
+            return self.launch(*self.opens(name))
         return ["select"] if name != before else []
 
     def _press_window(self, window: Window, part: str) -> list[str]:
@@ -501,4 +501,4 @@ def _cells(rect: Rect) -> list[Rect]:
 
 def label(icon: str) -> str:
     """What stands under an icon of the desktop."""
-    return APPS[icon].label if icon in APPS else font.fitting(name_of(icon), surfaces.ICON[0] - 2)
+    return "Home" if icon == "files" else font.fitting(name_of(icon), surfaces.ICON[0] - 2)

@@ -21,7 +21,7 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     (128, 84, 52),
 )
 
-_WORDS = "the quick fox draws a small house near some water and writes down what it saw before the day ended".split()
+_STORY = "the quick fox draws a small house near some water and writes down what it saw before the day ended"
 _TEXTS = ("Notes", "Ideas", "Letter", "List", "Diary", "Plan", "Recipe", "Report", "Draft", "Poem")
 _PICTURES = ("Hills", "House", "Face", "Tree", "Boat", "Map", "Star", "Cat")
 FOLDERS = ("Documents", "Pictures")
@@ -87,7 +87,7 @@ def blank() -> np.ndarray:
 def _text(rng: np.random.Generator) -> str:
     lines = []
     for _ in range(int(rng.integers(1, 14))):
-        words = [_WORDS[int(i)] for i in rng.integers(len(_WORDS), size=int(rng.integers(1, 8)))]
+        words = [str(word) for word in rng.choice(_STORY.split(), size=int(rng.integers(1, 8)))]
         lines.append(" ".join(words).capitalize() + str(rng.choice([".", "!", "?", ""])))
     return "\n".join(lines)
 

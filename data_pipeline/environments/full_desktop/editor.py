@@ -1,5 +1,6 @@
 """A text editor: a caret that goes everywhere, wrapped lines, a scroll bar, one step of undo."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,25 @@ from data_pipeline.environments.full_desktop.scrolling import WHEEL_LINES, Scrol
 _MARGIN = 3
 _STATUS = 11  # height of the line below the text
 MOST_LETTERS = 1500
+
+Lines = tuple[tuple[int, int], ...]  # beginning and end in the text of each line as it stands
+
+
+@functools.lru_cache(256)
+def wrapped(text: str, room: int) -> Lines:
+    """The lines of `text`, at most `room` units wide; where a line is full, the next begins at its end."""
+    found, start, used = [], 0, 0
+    for place, letter in enumerate(text):
+        if letter == "\n":
+            found.append((start, place))
+            start, used = place + 1, 0
+            continue
+        step = font.ADVANCE[letter]
+        if used + step > room:
+            found.append((start, place))
+            start, used = place, 0
+        used += step
+    return (*found, (start, len(text)))
 
 
 class Editor(Document):
@@ -56,26 +76,13 @@ class Editor(Document):
     def _rows(self) -> int:
         return (self._area.h - _MARGIN) // font.LINE
 
-    def lines(self) -> list[tuple[int, int]]:
-        """Beginning and end in the text of each line as it stands; where a line is full, the next begins at its end."""
-        room = self.width - look.SCROLL_BAR - 2 * _MARGIN
-        found, start, used = [], 0, 0
-        for place, letter in enumerate(self.text):
-            if letter == "\n":
-                found.append((start, place))
-                start, used = place + 1, 0
-                continue
-            step = font.advance(letter)
-            if used + step > room:
-                found.append((start, place))
-                start, used = place, 0
-            used += step
-        return [*found, (start, len(self.text))]
+    def lines(self) -> Lines:
+        return wrapped(self.text, self.width - look.SCROLL_BAR - 2 * _MARGIN)
 
-    def _line_of_caret(self, lines: list[tuple[int, int]]) -> int:
+    def _line_of_caret(self, lines: Lines) -> int:
         return max(number for number, (start, _) in enumerate(lines) if start <= self.caret)
 
-    def _place(self, lines: list[tuple[int, int]], number: int, x: int) -> int:
+    def _place(self, lines: Lines, number: int, x: int) -> int:
         """The place in the text nearest to column x of a line; before its last letter where the line only wraps there."""
         start, end = lines[number]
         wraps = number + 1 < len(lines) and lines[number + 1][0] == end

@@ -12,7 +12,7 @@ from data_pipeline.environments.full_desktop.disk import File, name_of
 from data_pipeline.environments.full_desktop.scrolling import WHEEL_LINES, Scroll, bar
 
 _BAR, _STATUS = 14, 11  # heights of the line above and the line below the icons
-_ICON, _ROW = (44, 30), 11  # a cell of the icons, a line of the list
+_ICON, _ROW = (48, 30), 11  # a cell of the icons, a line of the list
 OPENS = {"text": "editor", "picture": "paint"}
 
 _PICTURES: dict[str, tuple[Color, tuple[str, ...]]] = {
@@ -25,7 +25,7 @@ _PICTURES: dict[str, tuple[Color, tuple[str, ...]]] = {
 class Files(App):
     name, label, color = "files", "Files", (226, 176, 72)
     icon = (".###....", "#####...", "########", "########", "########", "########", "########", "........")
-    usual, least = (144, 92), (104, 72)
+    usual, least = (153, 92), (105, 72)
 
     def __init__(self, host: Host, document: str = "") -> None:
         super().__init__(host, document)

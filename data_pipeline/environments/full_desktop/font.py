@@ -45,14 +45,13 @@ GLYPHS = {letter: _glyph(rows) for letter, rows in _ROWS.items()}  # each (HEIGH
 _GAP = 1  # clear columns between letters
 
 
-def advance(letter: str) -> int:
-    """Pixels from this letter to the next."""
-    return GLYPHS[letter].shape[1] + _GAP
+ADVANCE = {letter: glyph.shape[1] + _GAP for letter, glyph in GLYPHS.items()}  # pixels from a letter to the next
 
 
+@functools.lru_cache(4096)
 def width(text: str) -> int:
     """Pixels that `text` takes in a line, the gap after its last letter included."""
-    return sum(advance(letter) for letter in text)
+    return sum(map(ADVANCE.__getitem__, text))
 
 
 def fitting(text: str, most: int) -> str:

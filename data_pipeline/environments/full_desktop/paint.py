@@ -1,6 +1,7 @@
 """A paint program that draws under the pointer: pencil, brush, eraser, lines, boxes, filling."""
 
 import base64
+import itertools
 import zlib
 from typing import Any
 
@@ -199,7 +200,7 @@ def _stroke(picture: np.ndarray, start: tuple[int, int], end: tuple[int, int], c
 
 def _shape(picture: np.ndarray, tool: str, start: tuple[int, int], end: tuple[int, int], color: int) -> None:
     corners = [start, end] if tool == "line" else [start, (end[0], start[1]), end, (start[0], end[1]), start]
-    for a, b in zip(corners, corners[1:], strict=False):
+    for a, b in itertools.pairwise(corners):
         _stroke(picture, a, b, color, 1)
 
 

@@ -5,13 +5,12 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from data_pipeline.environments.desktop_drawing import draw_cursor, enlarge, fill, frame, mix, stamp
+from data_pipeline.environments.desktop_drawing import draw_cursor, fill, frame, mix, stamp
 from data_pipeline.environments.environment import Rect
 from data_pipeline.environments.full_desktop import font, look, surfaces
-from data_pipeline.environments.full_desktop.app import Dialog
+from data_pipeline.environments.full_desktop.app import App, Dialog
 from data_pipeline.environments.full_desktop.apps import APPS
 from data_pipeline.environments.full_desktop.desktop import Desktop, label
-from data_pipeline.environments.full_desktop.files import OPENS
 from data_pipeline.environments.full_desktop.surfaces import Menu, Window
 
 _MARKS = {
@@ -31,6 +30,7 @@ class Painter:
         self._wallpaper = look.wallpaper(height, width)
         self._pictures: dict[Hashable, np.ndarray] = {}
         self._kept = kept
+        self._columns = np.arange(width * 3).reshape(width, 3).repeat(scale, axis=0).ravel()
 
     def __deepcopy__(self, memo: object) -> "Painter":
         """Itself: copies of an environment share the pictures."""
@@ -45,13 +45,19 @@ class Painter:
                 self._lay(picture, window.rect, self._window(window, window is focused, desktop))
                 if window.dialog is not None:
                     self._lay(picture, *self._dialog(desktop, window, window.dialog))
-        _draw_panel(picture[desktop.floor :], desktop)
+        picture[desktop.floor :] = self._panel(desktop)
         if desktop.menu is not None:
             hovered = desktop.hover.part if desktop.hover.surface == "menu" else ""
             self._lay(picture, desktop.menu.rect, _draw_menu(desktop.menu, hovered))
-        large = enlarge(picture, self.scale)
+        large = self._enlarged(picture)
         draw_cursor(large, self.cursors[desktop.cursor], pointer)
         return large
+
+    def _enlarged(self, picture: np.ndarray) -> np.ndarray:
+        """Each pixel a square; by whole rows, which is several times as fast as repeating triples along both axes."""
+        height, width = picture.shape[:2]
+        wide = picture.reshape(height, -1).take(self._columns, axis=1)
+        return wide.repeat(self.scale, axis=0).reshape(height * self.scale, width * self.scale, 3)
 
     def _lay(self, picture: np.ndarray, rect: Rect, part: np.ndarray) -> None:
         """`part` over `picture`, with a shadow at its right and below."""
@@ -81,23 +87,17 @@ class Painter:
     def _draw_background(self, desktop: Desktop, hovered: str) -> np.ndarray:
         picture = self._wallpaper.copy()
         for name, rect in desktop.icons().items():
-            app = (
-                APPS[name]
-                if name in APPS
-                else APPS[
-                    "files" if desktop.disk.files[name].kind == "folder" else OPENS[desktop.disk.files[name].kind]
-                ]
-            )
-            _draw_icon(
-                picture,
-                rect,
-                app.icon,
-                app.color,
-                "Home" if name == "files" else label(name),
-                name == desktop.selected,
-                name == hovered,
-            )
+            app = APPS[desktop.opens(name)[0]]
+            _shade(picture, rect, 2 * (name == desktop.selected) or int(name == hovered))
+            _draw_icon(picture, rect, app, label(name))
         return picture
+
+    def _panel(self, desktop: Desktop) -> np.ndarray:
+        hovered = desktop.hover.part if desktop.hover.surface == "panel" else ""
+        open_menu = desktop.menu is not None and desktop.menu.owner == 0
+        focused = desktop.focused
+        buttons = tuple((w.number, w.app.name, w.app.title, w.minimised, w is focused) for w in desktop.windows)
+        return self._keep(("panel", hovered, open_menu, buttons), lambda: _draw_panel(desktop, hovered, open_menu))
 
     def _window(self, window: Window, focused: bool, desktop: Desktop) -> np.ndarray:
         hovered = desktop.hover.part if desktop.hover.surface == f"window {window.number}" else ""
@@ -125,35 +125,26 @@ class Painter:
         return rect, self._keep(key, lambda: _draw_dialog(dialog, rect, window, hovered, focused))
 
 
-def _draw_icon(
-    picture: np.ndarray,
-    rect: Rect,
-    icon: tuple[str, ...],
-    color: tuple[int, int, int],
-    text: str,
-    selected: bool,
-    lit: bool,
-) -> None:
+def _shade(picture: np.ndarray, rect: Rect, strength: int) -> None:
+    """A veil of white over `rect`, of `strength` quarters."""
+    area = picture[rect.y + 1 : rect.y + rect.h - 1, rect.x + 1 : rect.x + rect.w - 1]
+    area[:] = (area.astype(np.uint16) * (4 - strength) + 255 * strength) // 4
+
+
+def _draw_icon(picture: np.ndarray, rect: Rect, app: type[App], text: str) -> None:
     tile = Rect(rect.x + rect.w // 2 - 8, rect.y + 4, 16, 16)
-    if selected or lit:
-        area = picture[rect.y + 1 : rect.y + rect.h - 1, rect.x + 1 : rect.x + rect.w - 1]
-        area[:] = (
-            (area.astype(np.uint16) + (255 * 1 if selected else 128)) // (2 if selected else 3) * (1 if selected else 2)
-        )
     fill(picture, tile, look.WHITE)
-    frame(picture, tile, mix(color, look.INK, 0.4))
-    stamp(picture, tile.x + 4, tile.y + 4, icon, color)
-    text = font.fitting(text, rect.w - 2)
+    frame(picture, tile, mix(app.color, look.INK, 0.4))
+    stamp(picture, tile.x + 4, tile.y + 4, app.icon, app.color)
     x, y = rect.x + (rect.w - font.width(text)) // 2 + 1, rect.y + 23
     font.draw(picture, x + 1, y + 1, text, look.INK)
     font.draw(picture, x, y, text, look.WHITE)
 
 
-def _draw_panel(panel: np.ndarray, desktop: Desktop) -> None:
+def _draw_panel(desktop: Desktop, hovered: str, open_menu: bool) -> np.ndarray:
+    panel = np.empty((surfaces.PANEL, desktop.width, 3), dtype=np.uint8)
     panel[:] = look.PANEL
     panel[0] = look.PANEL_LIT
-    hovered = desktop.hover.part if desktop.hover.surface == "panel" else ""
-    open_menu = desktop.menu is not None and desktop.menu.owner == 0
     start = surfaces.START
     fill(panel, start, look.ACCENT if open_menu else look.PANEL_LIT if hovered == "Menu" else look.PANEL_FOCUS)
     stamp(panel, start.x + 3, start.y + 3, ("##.##", "##.##", ".....", "##.##", "##.##"), look.WHITE)
@@ -184,6 +175,7 @@ def _draw_panel(panel: np.ndarray, desktop: Desktop) -> None:
             )
         if focused:
             fill(panel, Rect(rect.x, rect.y + rect.h - 1, rect.w, 1), look.FACE_LIT)
+    return panel
 
 
 def _draw_menu(menu: Menu, hovered: str) -> np.ndarray:

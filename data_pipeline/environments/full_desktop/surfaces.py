@@ -6,7 +6,6 @@ from typing import NamedTuple
 from data_pipeline.environments.environment import Rect
 from data_pipeline.environments.full_desktop import font
 from data_pipeline.environments.full_desktop.app import App, Dialog, Item, Part
-from data_pipeline.environments.full_desktop.apps import APPS
 
 # Sizes in units.
 PANEL = 15
@@ -17,7 +16,7 @@ BUTTON = 11  # of a title bar
 GRIP = 6  # the corner that resizes
 START = Rect(2, 2, 34, PANEL - 3)  # in the panel
 TASK = 36  # a window's button in the panel, at most
-ICON = (42, 34)  # a cell of the desktop's icons
+ICON = (48, 34)  # a cell of the desktop's icons
 MENU_ROW = 11
 _DIALOG_BUTTON = (38, 13)
 
@@ -135,6 +134,3 @@ class Surface:
 
 def moved(rect: Rect, x: int, y: int) -> Rect:
     return Rect(rect.x + x, rect.y + y, rect.w, rect.h)
-
-
-LAUNCHERS = tuple(APPS)  # the panel's menu
