@@ -60,11 +60,11 @@ def test_idle_steps_change_nothing() -> None:
 
 @pytest.mark.parametrize("policy", [CALM, RandomPolicyConfig(jump=0.6, toggle=0.5)], ids=["human", "random"])
 def test_a_frame_is_a_function_of_the_state_and_changes_by_events_only(policy: Any) -> None:
-    """Kept pictures are checked too: the frame of each tenth state is drawn anew by an environment that keeps none."""
-    env, seen = desktop(), {}
+    env = desktop()
+    seen: dict[str, bytes] = {}
     sprites = {sprite.name: sprite for sprite in env.cursors()}
-    for seed in range(3):
-        for (before, old), (frame, info) in itertools.pairwise(played(env, policy, seed, 120)):
+    for seed in range(2):
+        for (before, old), (frame, info) in itertools.pairwise(played(env, policy, seed, 80)):
             assert set(info["events"]) <= set(TRANSITIONS)
             state = json.dumps({k: v for k, v in info["state"].items() if k not in ("held", "gripped")})
             assert seen.setdefault(state, frame.tobytes()) == frame.tobytes()
@@ -72,8 +72,8 @@ def test_a_frame_is_a_function_of_the_state_and_changes_by_events_only(policy: A
             for at in (old, info):
                 differs[cursor_area(sprites, at)] = False
             assert not differs.any() or info["events"]
-            if [event for event in info["events"] if event not in ("hover", "save", "answer")] == []:
-                assert _without_hover(old["state"]) == _without_hover(info["state"]) or info["events"]
+            if set(info["events"]) <= {"hover"}:
+                assert _without_hover(old["state"]) == _without_hover(info["state"])
 
 
 def _without_hover(state: dict[str, Any]) -> dict[str, Any]:
@@ -113,9 +113,11 @@ def test_a_larger_scale_shows_the_same_desktop_enlarged() -> None:
         assert told["state"] == info["state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_every_pixel_of_a_target_does_what_the_target_says(size: str) -> None:
-    env, seen = desktop(size, initial_windows=5), Counter()
+    env = desktop(size, initial_windows=5)
+    seen: Counter[str] = Counter()
     policy = CALM.build()
     for seed in range(3):
         info = env.reset(seed=seed)[1]
@@ -153,23 +155,23 @@ def assert_does(start: FullDesktop, aim: Target, number: int) -> None:
             assert any(aim.kind in copy.deepcopy(env).step(Controls(end))[4]["events"] for end in ends)
         elif aim.kind == "draw":
             drawn = [info["events"], *(env.step(Controls(end))[4]["events"] for end in corners[:4])]
-            eraser = any(w["app"] == "paint" and w["contents"]["tool"] == "eraser" for w in before["windows"])
-            assert eraser or any("draw" in events for events in drawn) or _inked(before)
+            assert any("draw" in events for events in drawn) or leaves_no_trace(before)
         elif aim.kind == "close":
             assert {"close", "dialog"} & set(info["events"])
         else:
             assert aim.kind in info["events"], (aim, at, info["events"])
 
 
-def _inked(state: dict[str, Any]) -> bool:
-    """Whether the picture in front may be all of the colour that is drawn with, or is drawn with white."""
-    return any(w["app"] == "paint" and w["contents"]["ink"] == 0 for w in state["windows"]) or any(
-        w["contents"].get("tool") == "fill" for w in state["windows"]
-    )
+def leaves_no_trace(state: dict[str, Any]) -> bool:
+    """Whether the tool in hand may find nothing to change: white on white, or filling with what is there."""
+    contents = next(window["contents"] for window in state["windows"] if window["number"] == state["focus"])
+    return contents["tool"] in ("eraser", "fill") or contents["ink"] == 0
 
 
+@pytest.mark.slow
 def test_people_do_everything() -> None:
-    env, counts = desktop(), Counter()
+    env = desktop()
+    counts: Counter[str] = Counter()
     for seed in range(12):
         for _, info in played(env, CALM, seed, 200):
             counts.update(info["events"])

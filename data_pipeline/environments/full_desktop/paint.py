@@ -40,7 +40,8 @@ class Paint(Document):
         self.canvas = blank() if stored is None else stored.copy()  # (height, width), places in PALETTE
         self.tool, self.ink = "pencil", 1
         self._undo: list[np.ndarray] = []
-        self._start: tuple[int, int] | None = None  # where the stroke that is being drawn began
+        self._base = self.canvas  # before the stroke that is being drawn
+        self._start: tuple[int, int] | None = None  # where that began
         self._last = (0, 0)
         self._text = ""  # of the canvas, made when it is asked for
 
@@ -96,7 +97,7 @@ class Paint(Document):
             return []
         to = self._pixel(x, y)
         if self.tool in ("line", "box"):
-            picture = self._undo[-1].copy()
+            picture = self._base.copy()
             _shape(picture, self.tool, self._start, to, self.ink)
         else:
             picture = self.canvas.copy()
@@ -105,10 +106,6 @@ class Paint(Document):
         return self._show(picture)
 
     def release(self) -> list[str]:
-        if self._start is not None and np.array_equal(self._undo[-1], self.canvas):
-            self._undo.pop()  # nothing was drawn: there is nothing to take back
-            self._start = None
-            return []
         self._start = None
         return []
 
@@ -123,7 +120,7 @@ class Paint(Document):
         return across, min(max((y - paper.y) // zoom, 0), PICTURE_SIZE[1] - 1)
 
     def _begin(self, at: tuple[int, int]) -> list[str]:
-        self._undo = [*self._undo[1 - _UNDO :], self.canvas.copy()]
+        self._base = self.canvas
         self._start = self._last = at
         picture = self.canvas.copy()
         if self.tool == "fill":
@@ -135,6 +132,8 @@ class Paint(Document):
     def _show(self, picture: np.ndarray) -> list[str]:
         if np.array_equal(picture, self.canvas):
             return []
+        if self.canvas is self._base:  # the stroke's first change
+            self._undo = [*self._undo[1 - _UNDO :], self._base]
         self.canvas, self.modified, self._text = picture, True, ""
         return ["draw"]
 
@@ -151,12 +150,12 @@ class Paint(Document):
 
     def choose(self, menu: str, item: str) -> list[str]:
         if item == "Undo":
-            self._show(self._undo.pop())
+            self.canvas, self.modified, self._text = self._undo.pop(), True, ""
             return ["undo"]
         made = {"Clear": blank(), "Mirror": self.canvas[:, ::-1].copy(), "Flip": self.canvas[::-1].copy()}
         if item not in made:
             return super().choose(menu, item)
-        self._undo = [*self._undo[1 - _UNDO :], self.canvas.copy()]
+        self._base = self.canvas
         return self._show(made[item])
 
     def stored(self) -> File:
