@@ -94,8 +94,12 @@ class HumanPolicy:
         target = self._choose(targets) if fate > config.rest + config.wander else None
         if target is None or "left" not in space.buttons:
             yield from (Controls(at) for at in self._path(self._point(self._screen()), config.move_frames))
-        elif target.kind == "drag":
-            yield from self._drag(target)
+        elif target.kind in ("drag", "resize"):
+            yield from self._drag(target, self._screen())
+        elif target.kind == "draw":
+            yield from self._drag(target, target.rect)
+        elif target.kind == "wheel":
+            yield from self._scroll(target)
         elif target.kind == "type":
             yield from self._type(target, space.keys)
         else:
@@ -127,13 +131,19 @@ class HumanPolicy:
             self._owed = clicks.pop().events
         yield from clicks
 
-    def _drag(self, target: Target) -> Iterator[Controls]:
+    def _drag(self, target: Target, to: Rect) -> Iterator[Controls]:
         *way, start = self._path(self._point(target.rect), self.config.move_frames)
         yield from (Controls(at) for at in way)
         yield Controls(start, (Event("press", "left"),))
-        *way, end = self._path(self._point(self._screen()), self.config.drag_frames)
+        *way, end = self._path(self._point(to), self.config.drag_frames)
         yield from (Controls(at) for at in way)
         yield Controls(end, (Event("release", "left"),))
+
+    def _scroll(self, target: Target) -> Iterator[Controls]:
+        """The wheel turns a few notches in one direction, one a frame."""
+        yield from (Controls(at) for at in self._path(self._point(target.rect), self.config.move_frames))
+        notch = 1.0 if self._rng.random() < 0.6 else -1.0
+        yield from [Controls(self._at, (Event("wheel", dy=notch),))] * self._count(self.config.burst)
 
     def _type(self, target: Target, keys: tuple[str, ...]) -> Iterator[Controls]:
         """Sometimes the pointer goes into the page first; a key is released when the next goes down."""

@@ -14,12 +14,14 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
+from data_pipeline.change import weights, window_scores
 from data_pipeline.clip_cache import ClipCache, DecodedClip
 from data_pipeline.encoded_text import encoded_text
 from data_pipeline.order import Order
 from data_pipeline.patience import Patience, RetryConfig
 from data_pipeline.schema import LATENTS, DataError, to_action
 from data_pipeline.shards import Dataset
+from data_pipeline.tar_index import ClipEntry
 from data_pipeline.windows import Windows
 from wm.batch import Action, Batch, Given
 from wm.config import Kind, config
@@ -64,6 +66,7 @@ class DataConfig:
     cache_megabytes: int = 1024  # decoded clips kept by each rank
     event_fraction: float = 0.0  # part of the windows that are laid around a change on the screen
     event_area: float = 0.03  # part of the pixels that makes a change; more than a moving cursor's
+    change_fraction: float = 0.0  # part of the windows that are drawn in proportion to how much happens in them
     bad_samples: Annotated[Strict | Skip, Kind] = Strict()
     mixture: tuple[MixturePart, ...] = ()  # other datasets of the same kind; latents are normalised as those in folder
     weight: float = 1.0  # of the dataset in folder, where there is a mixture
@@ -83,6 +86,8 @@ def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, s
     """This rank's view of the endless stream of global batches of the dataset in `folder`."""
     if min(config.clip_frames, config.clip_stride, config.global_batch_size) < 1:
         raise ValueError("data: clip_frames, clip_stride and global_batch_size must be at least 1")
+    if not 0 <= config.change_fraction <= 1:
+        raise ValueError(f"data: change_fraction is {config.change_fraction}; it is a part of the windows, in [0, 1]")
     if config.global_batch_size % world_size:
         raise ValueError(
             f"data: global_batch_size {config.global_batch_size} does not divide among {world_size} ranks: "
@@ -103,7 +108,9 @@ class Batches:
         self._lock = threading.Lock()
         self._windows = Windows(config.clip_frames, config.clip_stride, seed, config.event_fraction, config.event_area)
         self._events = [self._windows.events(clip.changed) for clip in dataset.clips]
-        self._order = Order(self._windows_per_clip(), seed, config.num_readers, config.block_clips)
+        self._change = [_change(clip) for clip in dataset.clips] if config.change_fraction else []
+        by_change = self._weights if config.change_fraction else None
+        self._order = Order(self._windows_per_clip(), seed, config.num_readers, config.block_clips, by_change)
         self._cache = ClipCache(config.cache_megabytes << 20) if self._whole_clips_fit() else None
 
     @property
@@ -226,6 +233,14 @@ class Batches:
             )
         return list(shards.values())
 
+    def _weights(self, epoch: int) -> np.ndarray:
+        """How often each window of all clips comes in `epoch`, 1 in the mean."""
+        scores = []
+        for number, (clip, change) in enumerate(zip(self.dataset.clips, self._change, strict=True)):
+            starts = self._windows.starts(clip.num_frames, epoch, number)
+            scores.append(window_scores(change, starts, self.config.clip_frames) if len(starts) else np.zeros(0))
+        return weights(np.concatenate(scores), self.config.change_fraction)
+
     def _whole_clips_fit(self) -> bool:
         """Whether the clips that this rank's readers shuffle at one time fit the cache; if not, windows are decoded."""
         manifest = self.dataset.manifest
@@ -236,6 +251,11 @@ class Batches:
         readers = math.ceil(self.config.num_readers / self.world_size)
         at_once = min(readers * self.config.block_clips, len(self.dataset.clips))
         return at_once * clip_bytes <= self.config.cache_megabytes << 20
+
+
+def _change(clip: ClipEntry) -> np.ndarray:
+    """(T,) how much happens in each frame, as it was stored; the part of the pixels that changed where it was not."""
+    return np.sqrt(clip.changed) if not clip.change else np.asarray(clip.change)
 
 
 def _text(windows: list[_Window]) -> tuple[str, ...] | None:

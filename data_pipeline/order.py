@@ -4,13 +4,17 @@ In each epoch the shards are permuted, the clips inside each too, and the window
 into `num_readers` parts. Each part is shuffled in blocks of `block_clips` clips, so that a reader needs few clips at a
 time. Sample i of an epoch belongs to reader i mod `num_readers`. Ranks, worker threads and prefetching do not enter:
 the state of a stream is one integer, and any world size sees the same global batches.
+
+With weights, an epoch has as many samples, and a window comes in it as often as its weight says.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from data_pipeline.change import drawn
 
 _EPOCHS_KEPT = 2  # prefetching looks across the end of one
 
@@ -26,10 +30,11 @@ class Order:
         seed: int,
         num_readers: int = 8,
         block_clips: int = 8,
+        weights: Callable[[int], np.ndarray] | None = None,  # of the windows of all clips in an epoch, (num_windows,)
     ) -> None:
         if num_readers < 1 or block_clips < 1:
             raise ValueError(f"num_readers {num_readers} and block_clips {block_clips} must be at least 1")
-        self.seed, self.num_readers, self.block_clips = seed, num_readers, block_clips
+        self.seed, self.num_readers, self.block_clips, self._weights = seed, num_readers, block_clips, weights
         self._counts = np.array([n for shard in windows_per_clip for n in shard], np.int64)
         self._shard_of = np.repeat(np.arange(len(windows_per_clip)), [len(shard) for shard in windows_per_clip])
         self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
@@ -62,7 +67,13 @@ class Order:
         counts = self._counts[order]
         place = np.repeat(np.arange(len(order)), counts)  # of each window's clip in the permuted order
         window = np.arange(self.num_windows) - np.repeat(np.cumsum(counts) - counts, counts)
-        shuffled = self._interleave(place, raw(self.num_windows))
+        key = raw(self.num_windows)
+        if self._weights is not None:
+            first = np.cumsum(self._counts) - self._counts  # number of each clip's first window
+            ordered = self._weights(epoch)[first[order[place]] + window]
+            chosen = drawn(ordered, uniform(self.seed, epoch))
+            place, window = place[chosen], window[chosen]
+        shuffled = self._interleave(place, key)
         return order[place[shuffled]], window[shuffled]
 
     def _interleave(self, place: np.ndarray, key: np.ndarray) -> np.ndarray:

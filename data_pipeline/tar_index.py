@@ -36,6 +36,9 @@ class ClipEntry:
     num_frames: int
     changed: tuple[float, ...] = field(repr=False)  # per frame, fraction of pixels that differ from the frame before
     members: dict[str, Member] = field(repr=False)  # by suffix
+    change: tuple[float, ...] = field(
+        default=(), repr=False
+    )  # per frame, how much happens; none where nobody stored it
 
 
 def index_path(shard: Path) -> Path:
@@ -95,7 +98,8 @@ def load_index(shard: Path) -> tuple[ShardEntry, tuple[ClipEntry, ...]]:
 
 def _clip(shard: str, sample: dict[str, Any]) -> ClipEntry:
     members = {suffix: Member(*place) for suffix, place in sample["members"].items()}
-    return ClipEntry(shard, sample["key"], int(sample["num_frames"]), tuple(sample["changed"]), members)
+    changed, change = tuple(sample["changed"]), tuple(sample.get("change", ()))
+    return ClipEntry(shard, sample["key"], int(sample["num_frames"]), changed, members, change)
 
 
 def _walk(file: BinaryIO, name: str, digest: Any) -> Iterator[tuple[str, str, Member, bytes]]:
@@ -130,7 +134,10 @@ def _walk(file: BinaryIO, name: str, digest: Any) -> Iterator[tuple[str, str, Me
 def _from_meta(data: bytes, name: str, key: str) -> dict[str, Any]:
     try:
         meta = json.loads(data)
-        return {"num_frames": int(meta["num_frames"]), "changed": [float(x) for x in meta["changed"]]}
+        known = {
+            name: [float(x) for x in meta[name]] for name in ("changed", "change") if name in meta or name == "changed"
+        }
+        return {"num_frames": int(meta["num_frames"]), **known}
     except (KeyError, TypeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{name}: {key}.{META} is not as it was written ({problem}); {REPLACE}") from None

@@ -41,6 +41,12 @@ class Windows:
         shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
         return (window * self.clip_stride + shift) % num_starts
 
+    def starts(self, num_frames: int, epoch: int, clip: int) -> np.ndarray:
+        """First frames of all windows of a clip in `epoch`, those that are laid around events aside."""
+        num_starts = max(1, num_frames - self.clip_frames + 1)
+        shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
+        return (np.arange(self.count(num_frames)) * self.clip_stride + shift) % num_starts
+
     def _around_event(self, num_starts: int, events: np.ndarray, key: tuple[int, int, int, int]) -> int:
         event = int(events[int(uniform(*key, _EVENT) * len(events))])
         first = self.clip_frames // 2  # place in the window where the event may lie: from here to the last frame

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipeline.change import change_scores
 from data_pipeline.encoded_text import text_facts, to_rows
 from data_pipeline.latent_sums import Sums
 from data_pipeline.schema import DataError, DatasetManifest, LatentStatistics, Sample, TextFacts
@@ -101,7 +102,11 @@ def _encoded(encoder: Encoder, recordings: Dataset, name: str, sums: Sums) -> It
         assert sample.video is not None
         latents = encoder.encode(sample.video)
         sums.add(latents)
-        yield dataclasses.replace(sample, video=None, latents=latents, text=_text(encoder, sample))
+        # Here the pixels are at hand for the last time: latents of a frame that stays the same need not be the same.
+        change = [round(float(x), 4) for x in change_scores(sample, recordings.manifest.action_space)]
+        yield dataclasses.replace(
+            sample, video=None, latents=latents, text=_text(encoder, sample), meta={**sample.meta, "change": change}
+        )
 
 
 def _text(encoder: Encoder, sample: Sample) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from data_pipeline.environments.desktop_apps import APPS
 from data_pipeline.environments.desktop_painter import Painter
 from data_pipeline.environments.desktop_windows import BAR_HEIGHT, LAUNCHER_WIDTH, LEAST_WINDOW, Desktop, Layout
 from data_pipeline.environments.environment import CursorSprite, Target
+from data_pipeline.environments.full_desktop.environment import FullDesktop, Size
 from wm.batch import ActionSpace
 from wm.config import config
 
@@ -21,6 +22,9 @@ _KEYS = ("KeyA", "KeyE", "KeyI", "KeyL", "KeyO", "KeyS", "KeyT", "KeyX", "Enter"
 @config
 class DesktopSimConfig:
     kind: Literal["desktop_sim"] = "desktop_sim"
+    profile: Literal["simple", "full"] = (
+        "simple"  # full: real-looking applications, from 256x192 on; windows size themselves
+    )
     height: int = 64
     width: int = 96
     scale: int = 1  # pixels of the screen to one pixel of a glyph, sprite or border
@@ -37,6 +41,8 @@ class DesktopSimConfig:
             raise ValueError(
                 f"scale {self.scale}, snap {self.snap} (at least 1) or fps {self.fps} (above 0) is too small"
             )
+        if self.profile == "full":
+            return  # says itself what it needs
         if not 0 <= self.initial_windows <= len(APPS):
             raise ValueError(
                 f"initial_windows is {self.initial_windows}: there are {len(APPS)} applications, one window each"
@@ -52,7 +58,10 @@ class DesktopSimConfig:
                 f"a {self.width}x{self.height} screen at scale {self.scale} is too small: give at least {least}"
             )
 
-    def build(self) -> "DesktopSim":
+    def build(self) -> "DesktopSim | FullDesktop":
+        if self.profile == "full":
+            size = Size(self.width, self.height, self.scale, self.snap)
+            return FullDesktop(size, self.fps, self.buttons, self.keys, self.initial_windows)
         return DesktopSim(self)
 
 

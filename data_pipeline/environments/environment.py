@@ -44,11 +44,13 @@ class Target:
     """Something on the screen that a hand can use; every pixel of `rect` is it and nothing else.
 
     `kind` is the transition that a press there causes: "open", "close", "minimise", "restore", "raise", "click";
-    "drag" can be dragged, "type" has the keyboard's attention and takes text.
+    "drag" can be dragged, "type" has the keyboard's attention and takes text. An environment may know more kinds; of these
+    "draw" and "resize" are dragged too, and over "wheel", which may lie over others, the wheel scrolls something.
     """
 
     kind: str
     rect: Rect
+    name: str = ""  # what it is, the same wherever it is; empty where the environment does not say
 
 
 class Environment(Protocol):
