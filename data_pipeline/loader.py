@@ -20,6 +20,7 @@ from data_pipeline.encoded_text import encoded_text
 from data_pipeline.order import Order
 from data_pipeline.patience import Patience, RetryConfig
 from data_pipeline.schema import LATENTS, DataError, to_action
+from data_pipeline.shard_cache import ShardCacheConfig
 from data_pipeline.shards import Dataset
 from data_pipeline.tar_index import ClipEntry
 from data_pipeline.windows import Windows
@@ -29,6 +30,7 @@ from wm.config import Kind, config
 log = logging.getLogger(__name__)
 
 _SUBSTITUTES = 100  # samples tried in the place of a bad one
+_LOOK_AHEAD = 4096  # samples whose shards are fetched before they are needed
 
 
 @config
@@ -50,13 +52,13 @@ class Skip:
 class MixturePart:
     """Another dataset that samples are taken from."""
 
-    folder: str  # relative to the world's folder
+    folder: str  # relative to the world's folder, or an address
     weight: float = 1.0  # its part of the samples is this by the sum of all weights
 
 
 @config
 class DataConfig:
-    folder: str  # of a dataset, relative to the world's folder
+    folder: str  # of a dataset, relative to the world's folder, or its address: s3://, gs://, https://, file://
     clip_frames: int
     global_batch_size: int  # windows, over all ranks
     clip_stride: int = 8  # frames from one window of a clip to the next
@@ -71,6 +73,7 @@ class DataConfig:
     mixture: tuple[MixturePart, ...] = ()  # other datasets of the same kind; latents are normalised as those in folder
     weight: float = 1.0  # of the dataset in folder, where there is a mixture
     retries: RetryConfig = RetryConfig()  # of reads that fail for a moment
+    shard_cache: ShardCacheConfig = ShardCacheConfig()  # of datasets at an address
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Batches:
         self._change = [_change(clip) for clip in dataset.clips] if config.change_fraction else []
         by_change = self._weights if config.change_fraction else None
         self._order = Order(self._windows_per_clip(), seed, config.num_readers, config.block_clips, by_change)
+        shards = {name: number for number, name in enumerate(dict.fromkeys(clip.shard for clip in dataset.clips))}
+        self._shard_of = np.array([shards[clip.shard] for clip in dataset.clips], np.int64)
         self._cache = ClipCache(config.cache_megabytes << 20) if self._whole_clips_fit() else None
 
     @property
@@ -133,6 +138,7 @@ class Batches:
                     cursor += self.config.global_batch_size
                     yield pending.popleft().result(), cursor
         finally:
+            self._stop_fetching()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, cursor: int) -> Batch:
@@ -157,6 +163,8 @@ class Batches:
 
     def _sample(self, position: int) -> _Window:
         """The window at a position of the stream, or the one that stands in for it if its clip is bad."""
+        if self.dataset.cache is not None:
+            self._fetch_ahead(position)
         for attempt in range(_SUBSTITUTES):
             # Half an epoch away: a neighbour would be in the same batch already.
             place = position + attempt * (self.num_windows // 2 + 1)
@@ -173,6 +181,19 @@ class Batches:
                     self.skipped += 1
             return found
         raise DataError(f"{self.dataset.folder}: {_SUBSTITUTES} samples in a row are in bad clips; {self._complaint()}")
+
+    def _fetch_ahead(self, position: int) -> None:
+        """Have the shards fetched that samples from `position` on need, in the order in which they are needed."""
+        assert self.dataset.cache is not None
+        # In a mixture the turns of this rank are no regular ones.
+        every = 1 if self.config.mixture else self.world_size
+        clips = self._order.clips(range(position, position + _LOOK_AHEAD * every, every))
+        first_of_shard = np.unique(self._shard_of[clips], return_index=True)[1]
+        self.dataset.prefetch(clips[np.sort(first_of_shard)].tolist())
+
+    def _stop_fetching(self) -> None:
+        if self.dataset.cache is not None:
+            self.dataset.cache.stop()
 
     def _give_up_or_skip(self, clip: int, error: DataError) -> None:
         policy = self.config.bad_samples

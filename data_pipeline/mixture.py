@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.loader import Batches, DataConfig, _Window, open_batches
+from data_pipeline.mirror import located
 from data_pipeline.schema import DataError, DatasetManifest
 
 CYCLE = 1000  # turns in a cycle; a weight of less than half of 1/CYCLE of all cannot be kept
@@ -89,19 +90,27 @@ class Mixture(Batches):
         """Samples replaced so far, over all datasets."""
         return sum(part.skipped for part in self.parts)
 
+    def _stop_fetching(self) -> None:
+        for part in self.parts:
+            part._stop_fetching()
+
     def _sample(self, position: int) -> _Window:
         dataset, place = self.turns(position)
         return self.parts[dataset]._sample(place)
 
 
 def open_mixture(config: DataConfig, root: Path, rank: int, world_size: int, seed: int) -> Batches:
-    """This rank's view of the datasets of `config`, whose folders are relative to `root`; one dataset is no mixture."""
-    first = open_batches(config, root / config.folder, rank, world_size, seed)
+    """This rank's view of the datasets of `config`, whose folders are relative to `root` or addresses; one dataset is no mixture."""
+    first = open_batches(
+        config, located(root, config.folder, config.shard_cache, config.retries), rank, world_size, seed
+    )
     if not config.mixture:
         return first
     # Seeds of their own: datasets of the same size would otherwise be shuffled alike.
     others = [
-        open_batches(config, root / part.folder, rank, world_size, seed + number)
+        open_batches(
+            config, located(root, part.folder, config.shard_cache, config.retries), rank, world_size, seed + number
+        )
         for number, part in enumerate(config.mixture, 1)
     ]
     return Mixture(config, [first, *others], seed)

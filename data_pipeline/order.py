@@ -49,6 +49,15 @@ class Order:
         clips, windows = self._epoch(epoch)
         return epoch, int(clips[position]), int(windows[position])
 
+    def clips(self, positions: range) -> np.ndarray:
+        """The clips of the samples at `positions` of the stream, whatever their epochs."""
+        at = np.asarray(positions, np.int64)
+        epochs, places = np.divmod(at, self.num_windows)
+        found = np.empty(len(at), np.int64)
+        for epoch in np.unique(epochs).tolist()[:_EPOCHS_KEPT]:
+            found[epochs == epoch] = self._epoch(epoch)[0][places[epochs == epoch]]
+        return found[epochs < epochs[0] + _EPOCHS_KEPT]
+
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         with self._lock:
             if epoch not in self._epochs:

@@ -58,7 +58,7 @@ class Patience:
         self.retries = 0  # so far, over all files
         self._lock = threading.Lock()
 
-    def __call__(self, read: Callable[[], T], path: Path) -> T:
+    def __call__(self, read: Callable[[], T], path: Path | str) -> T:
         """What `read()` gives, which reads `path`; DataError when it failed too often. Other errors go on at once."""
         for attempt in range(1, self.config.attempts):
             try:
@@ -77,7 +77,7 @@ class Patience:
                 "server is well, then give the same command again"
             ) from error
 
-    def _wait(self, attempt: int, path: Path, error: OSError) -> None:
+    def _wait(self, attempt: int, path: Path | str, error: OSError) -> None:
         with self._lock:
             self.retries += 1
             number = self.retries

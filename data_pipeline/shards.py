@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 from zipfile import BadZipFile
@@ -24,6 +24,7 @@ import numpy as np
 
 from data_pipeline import video
 from data_pipeline.patience import Patience
+from data_pipeline.remote import RemoteFolder
 from data_pipeline.schema import (
     ACTION_SHAPES,
     ACTIONS,
@@ -39,11 +40,13 @@ from data_pipeline.schema import (
     changed_fraction,
     check,
 )
+from data_pipeline.shard_cache import ShardCache, ShardCacheConfig
 from data_pipeline.tar_index import BLOCK, REPLACE, ClipEntry, build_index, header, index_path, load_index
 from wm.config import ConfigError, from_dict, to_dict
 from wm.durable import sync
 
 MANIFEST = "dataset.json"
+REMOTE = "remote.json"  # in a mirror (data_pipeline/mirror.py): the address that the shards come from
 
 # NumPy reads headers with ast, and in Python 3.11 two threads in it at a time can end in a SystemError.
 _PARSING = threading.Lock()
@@ -91,6 +94,7 @@ class Dataset:
     manifest: DatasetManifest
     clips: tuple[ClipEntry, ...]  # in the order of the shards
     patience: Patience = field(default_factory=Patience, repr=False)
+    cache: ShardCache | None = field(default=None, repr=False)  # where shards come from an address
     _verified: set[tuple[str, int]] = field(default_factory=set, repr=False)  # (shard, offset) of members seen whole
 
     @classmethod
@@ -101,15 +105,16 @@ class Dataset:
         """
         folder, patience = Path(folder), patience or Patience()
         manifest = patience(lambda: _load_manifest(folder), folder / MANIFEST)
+        cache = _cache(folder, manifest, patience)
         clips: list[ClipEntry] = []
         for entry in manifest.shards:
-            if check_sizes:
+            if check_sizes and cache is None:  # the sizes of what is fetched are checked then
                 _check_size(folder, entry)
             indexed, entries = patience(partial(load_index, folder / entry.name), index_path(folder / entry.name))
             if indexed != entry:
                 raise DataError(f"{folder / entry.name}: index and {MANIFEST} speak of different files; {REPLACE}")
             clips.extend(entries)
-        return cls(folder, manifest, tuple(clips), patience)
+        return cls(folder, manifest, tuple(clips), patience, cache)
 
     def read(self, clip: int, start: int = 0, count: int | None = None) -> Sample:
         """Frames [start, start + count) of a clip with everything that belongs to them; all that follow if None."""
@@ -159,9 +164,16 @@ class Dataset:
         with self._named(entry, VIDEO):
             return video.decode(self._bytes(entry, VIDEO), start, count)
 
+    def prefetch(self, clips: Iterable[int]) -> None:
+        """Begin to fetch the shards of `clips` that are not on this machine, if they come from an address."""
+        if self.cache is not None:
+            self.cache.prefetch(self._entries[name] for name in dict.fromkeys(self.clips[clip].shard for clip in clips))
+
     def verify(self) -> None:
         """DataError for the first shard whose bytes are not those that were written."""
         for entry in self.manifest.shards:
+            if self.cache is not None:
+                self.cache.open(entry).close()
             if build_index(self.folder / entry.name)["entry"] != to_dict(entry):
                 raise DataError(f"{self.folder / entry.name}: bytes differ from those in {MANIFEST}; {REPLACE}")
 
@@ -193,12 +205,26 @@ class Dataset:
     def _pread(self, entry: ClipEntry, suffix: str, offset: int, size: int) -> bytes:
         path, start = self.folder / entry.shard, entry.members[suffix].offset + offset
         try:
-            data = self.patience(lambda: _read_at(path, start, size), path)
+            data = self.patience(lambda: self._read_at(entry.shard, start, size), path)
         except FileNotFoundError:
             raise DataError(f"{path} is missing; {REPLACE}") from None
         if len(data) < size:
             raise DataError(f"{self._where(entry, suffix)}: the file ends before this member does; {REPLACE}")
         return data
+
+    def _read_at(self, shard: str, start: int, size: int) -> bytes:
+        """`size` bytes of the shard from `start` on, fewer where it ends."""
+        with self._open(shard) as file:
+            return _pread(file.fileno(), start, size)
+
+    def _open(self, shard: str) -> BinaryIO:
+        if self.cache is not None:
+            return self.cache.open(self._entries[shard])
+        return (self.folder / shard).open("rb", buffering=0)
+
+    @cached_property
+    def _entries(self) -> dict[str, ShardEntry]:
+        return {entry.name: entry for entry in self.manifest.shards}
 
     @contextmanager
     def _named(self, entry: ClipEntry, suffix: str) -> Iterator[None]:
@@ -223,16 +249,14 @@ class Dataset:
         return f"{self.folder / entry.shard}, {entry.key}.{suffix} at byte {entry.members[suffix].offset}"
 
 
-def _read_at(path: Path, start: int, size: int) -> bytes:
-    """`size` bytes of the file from `start` on, fewer where it ends."""
+def _pread(file: int, start: int, size: int) -> bytes:
     parts: list[bytes] = []
-    with path.open("rb", buffering=0) as file:
-        while size > 0:
-            part = os.pread(file.fileno(), size, start)  # may be shorter than asked, as a network or 2 GiB make it
-            if not part:
-                break
-            parts.append(part)
-            start, size = start + len(part), size - len(part)
+    while size > 0:
+        part = os.pread(file, size, start)  # may be shorter than asked, as a network or 2 GiB make it
+        if not part:
+            break
+        parts.append(part)
+        start, size = start + len(part), size - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -263,17 +287,47 @@ def _members(sample: Sample, codec: video.Codec) -> Iterator[tuple[str, bytes]]:
 
 
 def _load_manifest(folder: Path) -> DatasetManifest:
-    path = folder / MANIFEST
     try:
-        tree = json.loads(path.read_text())
-        if tree.get("schema_version") != SCHEMA_VERSION:
-            given = tree.get("schema_version")
-            raise DataError(f"{path} has schema version {given}, this program reads {SCHEMA_VERSION}; record it again")
-        return from_dict(DatasetManifest, tree)
+        return parse_manifest((folder / MANIFEST).read_text(), str(folder / MANIFEST))
     except FileNotFoundError:
         raise DataError(f"{folder} is not a dataset: it has no {MANIFEST}; run the record stage") from None
+
+
+def parse_manifest(text: str, where: str) -> DatasetManifest:
+    """The manifest that `text`, the content of `where`, is."""
+    try:
+        tree = json.loads(text)
+        if tree.get("schema_version") != SCHEMA_VERSION:
+            given = tree.get("schema_version")
+            raise DataError(f"{where} has schema version {given}, this program reads {SCHEMA_VERSION}; record it again")
+        return from_dict(DatasetManifest, tree)
     except (ConfigError, AttributeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}; run the stage that writes it again") from None
+        raise DataError(f"{where} cannot be read: {error}; run the stage that writes it again") from None
+
+
+def remote_folder(address: str, cache: ShardCacheConfig, patience: Patience) -> RemoteFolder:
+    """What reads the files at `address`."""
+    return RemoteFolder(address, cache.timeout_seconds, cache.block_megabytes << 20, patience)
+
+
+def _cache(folder: Path, manifest: DatasetManifest, patience: Patience) -> ShardCache | None:
+    """Where the shards of a mirror come from; None for any other folder. DataError where one alone is too large."""
+    try:
+        about = json.loads((folder / REMOTE).read_text())
+        config = from_dict(ShardCacheConfig, about["cache"])
+        address = str(about["address"])
+    except FileNotFoundError:
+        return None
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder / REMOTE} cannot be read ({error}); delete this folder, it is fetched again"
+        ) from None
+    largest = max(manifest.shards, key=lambda entry: entry.size, default=None)
+    if largest is not None and largest.size > config.megabytes << 20:
+        raise DataError(
+            f"{address}/{largest.name} has {largest.size} bytes and data.shard_cache.megabytes is {config.megabytes}: give more"
+        )
+    return ShardCache(folder, remote_folder(address, config, patience), config)
 
 
 def _check_size(folder: Path, entry: ShardEntry) -> None:
