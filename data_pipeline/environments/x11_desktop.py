@@ -24,6 +24,7 @@ from data_pipeline.environments.x11_rest import SURE_SECONDS
 from data_pipeline.environments.x11_schedule import Schedule
 from data_pipeline.environments.x11_server import Cursor, XServer, can_isolate, can_landlock
 from data_pipeline.environments.x11_targets import centre, uses, visible
+from data_pipeline.environments.x11_windows import Window
 from data_pipeline.schema import DataError
 from wm.batch import ActionSpace
 from wm.config import config
@@ -180,14 +181,29 @@ class X11Desktop:
         self._await(lambda: classes <= {w.window_class for w in server.windows.all()}, "all windows")
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.fix_sizes()
-        first = programs.APPLICATIONS[places.focus].window_class
-        chosen = next(w for w in server.windows.all() if w.window_class == first)
-        server.windows.activate(chosen)
-        self._await(
-            lambda: server.windows.active() == chosen.id and server.windows.all()[-1].id == chosen.id, "the focus"
-        )
+        for name in config.programs:
+            if tool := programs.APPLICATIONS[name].tool:
+                self._take(name, *tool)
+        self._raise(places.focus)
+        self._point(places.pointer)
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.look_again()
+
+    def _raise(self, name: str) -> Window:
+        """The first window of an application, which then is in front and has the focus."""
+        windows, wanted = self._running().windows, programs.APPLICATIONS[name].window_class
+        chosen = next(window for window in windows.all() if window.window_class == wanted)
+        windows.activate(chosen)
+        self._await(lambda: windows.active() == chosen.id and windows.all()[-1].id == chosen.id, "the focus")
+        return chosen
+
+    def _take(self, name: str, x: int, y: int) -> None:
+        """Click at a place inside of an application's window."""
+        server, corner = self._running(), self._raise(name).client
+        server.move(corner.x + x, corner.y + y)
+        for down in (True, False):
+            server.button(BUTTONS["left"], down)
+        self._await(lambda: server.settle(self.config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         server = self._running()
@@ -208,11 +224,11 @@ class X11Desktop:
         for window in server.windows.all():
             server.windows.activate(window)
             self._rest(after_events=True)
-            for number, (kind, rect) in enumerate(uses(window, window.id)):
-                if kind != "click" or number < 4:  # buttons of a kind share their shape
+            for place, (kind, rect) in enumerate(uses(window, window.id)):
+                if kind != "click" or place < 4:  # buttons of a kind share their shape
                     server.move(*centre(rect))
                     self._rest(after_events=True)
-                    seen["arrow" if kind == "drag" else f"{window.window_class.lower()}-{number}"] = server.cursor()
+                    seen["arrow" if kind == "drag" else f"{window.window_class.lower()}-{place}"] = server.cursor()
         x, y = centre(window.title_bar)
         server.move(x, y)
         server.button(BUTTONS["left"], True)

@@ -65,6 +65,7 @@ class Application:
     window_class: str
     size: tuple[int, int] = (0, 0)  # inside; 0 where it follows from what is shown
     regions: tuple[Region, ...] = ()
+    tool: tuple[int, int] | None = None  # inside, what is clicked before an episode begins
     writes: bool = False  # whether it can open and change files, so that it must be held to its HOME
 
     @property
@@ -112,6 +113,7 @@ APPLICATIONS = {
             Region("click", 22, 126, 50, -6),
             Region("drag", 100, 72, -16, -16),
         ),
+        tool=(18, 39),
         writes=True,
     ),
 }
