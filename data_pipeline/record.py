@@ -67,4 +67,6 @@ def _meta(
         meta["caption"] = infos[0]["caption"]
     if any("state" in info for info in infos):
         meta["state"] = [info.get("state", {}) for info in infos]
+    if "time" in infos[0]:
+        meta["times"] = [round(float(info["time"]), 6) for info in infos]
     return meta

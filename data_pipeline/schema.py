@@ -26,8 +26,9 @@ ACTION_SHAPES: dict[str, tuple[int | str, ...]] = {
 }
 
 # Entries of Sample.meta that hold one value a frame, and are cut with the frames. "times", where a recorder has a clock of
-# its own, are the seconds at which the frames were taken; "change" is what data_pipeline/change.py says of each frame.
-PER_FRAME = ("events", "state", "changed", "change", "times")
+# its own, are the seconds at which the frames were taken; "change" is what data_pipeline/change.py says of each frame;
+# "redacted", where a person recorded, whether typed text was replaced.
+PER_FRAME = ("events", "state", "changed", "change", "times", "redacted")
 
 _SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.tar")  # a file of the folder itself, and no command
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # no dot: WebDataset splits a name at its first

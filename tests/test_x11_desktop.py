@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from data_pipeline.controls import Controls, Event
+from data_pipeline.environments import x11_looks as looks
 from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import EnvironmentDied, Rect, Target
 from data_pipeline.environments.x11_desktop import X11Desktop, X11DesktopConfig
@@ -23,7 +24,7 @@ from data_pipeline.schema import DataError, check
 from wm.cursor import Sprite, locate
 
 ROOT = Path(__file__).resolve().parent.parent
-MISSING = programs.missing()
+MISSING = sorted(programs.missing((programs.TERMINAL, programs.CALCULATOR)))
 needs_programs = pytest.mark.skipif(
     bool(MISSING), reason=f"{', '.join(MISSING)} not installed: `make system-deps` as root installs the Debian packages"
 )
@@ -48,7 +49,7 @@ def small() -> Iterator[X11Desktop]:
 
 def began(environment: X11Desktop, focus: str) -> tuple[np.ndarray, tuple[int, int]]:
     """The first frame of an episode in which `focus` has the focus, and where the pointer is."""
-    seeds = (seed for seed in range(99) if programs.layout(seed, 256, 192, 19, 7).focus == focus)
+    seeds = (seed for seed in range(99) if programs.layout(seed, 256, 192, 19, 7, CONFIG.programs).focus == focus)
     frame, info = environment.reset(seed=next(seeds))
     return frame, info["pointer"]
 
@@ -193,7 +194,7 @@ def test_a_recording_is_a_whole_sample(small: X11Desktop) -> None:
 
 
 @needs_programs
-@pytest.mark.parametrize("victim", ["Xvfb", "openbox", "xterm"])
+@pytest.mark.parametrize("victim", ["Xvfb", "openbox", "xterm", "dbus-daemon"])
 def test_a_death_is_an_error_with_a_name_and_the_next_episode_begins(victim: str) -> None:
     environment = CONFIG.build()
     _, info = environment.reset(seed=1)
@@ -202,7 +203,7 @@ def test_a_death_is_an_error_with_a_name_and_the_next_episode_begins(victim: str
     everything = [keeper, *descendants(keeper)]
     by_name = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in everything}
     os.kill(by_name[victim], signal.SIGKILL)
-    name = "terminal" if victim == "xterm" else victim
+    name = {"xterm": "terminal", "dbus-daemon": "D-Bus"}.get(victim, victim)
     with pytest.raises(EnvironmentDied, match=f"{name} died|is gone"):
         play_on(environment, info["pointer"])
     assert environment.reset(seed=1)[0].shape == (192, 256, 3)
@@ -264,7 +265,18 @@ def test_the_server_is_private(shared: X11Desktop) -> None:
         assert stranger.recv(1) == b"\0"  # refused
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", 6000 + int(display)), timeout=1)
-    allowed = {"PATH", "HOME", "LANG", "DISPLAY", "XAUTHORITY", *programs.VARIABLES}
+    own = {"DISPLAY", "XAUTHORITY", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"}
+    allowed = {
+        "PATH",
+        "HOME",
+        "LANG",
+        *own,
+        *programs.VARIABLES,
+        "WINDOWID",
+        "XTERM_VERSION",
+        "XTERM_LOCALE",
+        "XTERM_SHELL",
+    }
     for pid in descendants(server._keeper.pid):
         if Path(f"/proc/{pid}/comm").read_text().strip() in ("Xvfb", "openbox", "xterm", "xcalc"):
             names = {entry.split(b"=")[0].decode() for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
@@ -289,8 +301,8 @@ def test_two_desktops_run_side_by_side_and_the_recorder_keeps_its_own_variables(
     ["cd /", "echo x > file", "/bin/ls", "PATH=/bin", "kill -9 $$", "enable kill", "exec ls", "exit", "ls", ". file"],
 )
 def test_the_shell_refuses_what_could_do_harm(line: str, tmp_path: Path) -> None:
-    (tmp_path / "shellrc").write_text(programs.FILES["shellrc"])
-    command = ["bash", "--noprofile", "--rcfile", "shellrc", "-r", "-i"]
+    (tmp_path / ".shellrc").write_text(looks.FILES[".shellrc"])
+    command = ["bash", "--noprofile", "--rcfile", ".shellrc", "-r", "-i"]
     variables = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     text = f"{line}\necho still-$((1+1))-$?\n"
     run = subprocess.run(
@@ -305,7 +317,7 @@ def test_the_shell_refuses_what_could_do_harm(line: str, tmp_path: Path) -> None
     )
     assert "still-2-0" not in run.stdout  # the line failed
     assert "still-2-" in run.stdout  # and the shell went on
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["shellrc"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shellrc"]
 
 
 def test_missing_programs_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -323,6 +335,8 @@ def test_missing_programs_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch,
         ({"buttons": ("thumb",)}, "thumb"),
         ({"width": 200, "height": 100}, "does not fit a screen of 200x100"),
         ({"shrink": 0}, "shrink is 0"),
+        ({"programs": ("terminal", "browser")}, "name one or more of terminal, calculator, editor, files, paint"),
+        ({"programs": ("terminal", "terminal")}, "each once"),
     ],
 )
 def test_settings_that_cannot_be_recorded_are_refused(settings: dict[str, object], message: str) -> None:

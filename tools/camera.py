@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from data_pipeline.controls import Controls
 from tools.messages import error_text, to_text
 from tools.outbox import Outbox
-from tools.recorder import Recorder
+from tools.recorder import Recording
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ async def on(thread: ThreadPoolExecutor, work: Callable[..., T], *given: object)
 class Camera:
     """Nothing here stops the play: where a file cannot be written the page is told, and the world goes on."""
 
-    def __init__(self, recorder: Recorder, outbox: Outbox, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, recorder: Recording, outbox: Outbox, thread: ThreadPoolExecutor) -> None:
         self.recorder, self._outbox, self._thread = recorder, outbox, thread
 
     async def start(self) -> None:
@@ -50,10 +50,10 @@ class Camera:
             actions, video = saved
             await self._outbox.tell(to_text({"kind": "saved", "actions": str(actions), "video": str(video)}))
 
-    async def keep(self, controls: Controls, frame: np.ndarray) -> None:
-        """One frame (H, W, 3) uint8 and what led to it."""
+    async def keep(self, controls: Controls, frame: np.ndarray, info: dict[str, Any]) -> None:
+        """One frame (H, W, 3) uint8, what led to it, and what the world says of it."""
         try:
-            await on(self._thread, self.recorder.add, controls, frame)
+            await on(self._thread, self.recorder.add, controls, frame, info)
         except OSError as error:
             await self._complain(f"recording stops: {error}")
             await self.stop()

@@ -6,7 +6,7 @@ import logging
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tools.messages import Ack, Message, Open, Record, Reset, Settings, Step, error_text, parse, to_text
+from tools.messages import Ack, Message, Open, Record, Redact, Reset, Settings, Step, error_text, parse, to_text
 from tools.outbox import SlowPageError
 from tools.play import Play
 
@@ -91,6 +91,8 @@ class Connection:
                 self.play.take_step(message)
             case Record():
                 self.play.film(message.on)
+            case Redact():
+                await self.play.redact(message.on)
             case _:
                 await self.play.feel(message)
         return True

@@ -33,16 +33,19 @@ class Film:
         self._spool.write(np.ascontiguousarray(frame).tobytes())
         self.num_frames += 1
 
+    def frames(self) -> np.ndarray:
+        """All frames (T, H, W, 3) uint8, read from disk when they are used; for a film that has some."""
+        self._spool.flush()
+        return np.memmap(self._spool, np.uint8, "r", shape=(self.num_frames, *self.shape))
+
     def save(self, path: Path, fps: float) -> None:
         """Write `path`, under another name until it is whole. ValueError for a film without frames."""
         if self.num_frames == 0:
             raise ValueError(f"no frame was made, so there is no {path}")
-        self._spool.flush()
-        frames = np.memmap(self._spool, np.uint8, "r", shape=(self.num_frames, *self.shape))
         unfinished = path.with_name(path.name + ".partial")
         try:
             with unfinished.open("wb") as file:
-                file.write(encode(frames, fps))
+                file.write(encode(self.frames(), fps))
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.rename(path)

@@ -5,16 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.gate import MIN_TOKEN_LENGTH, Limits, is_loopback
+from tools.recorder import Recorder, Recording
 from tools.server import Hall, listen, serve
 from tools.session import Game
 
 
-def add_options(group: argparse._ArgumentGroup) -> None:
+def add_options(group: argparse._ArgumentGroup, with_recordings: bool = True) -> None:
     """The options of a server."""
     group.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: %(default)s)")
     group.add_argument("--host", default="127.0.0.1", help="another address than this machine's own needs --token")
     group.add_argument("--token", default="", help="what guests must say to play; at least 12 characters")
     group.add_argument("--max-sessions", type=int, default=4, help="sessions at a time (default: %(default)s)")
+    if not with_recordings:
+        return
     group.add_argument("--recordings", type=Path, help="folder for what guests record (default: played/ by it)")
 
 
@@ -28,13 +31,24 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--host {options.host} lets other machines in: give --token too, so that only yours play")
 
 
-def host(options: argparse.Namespace, open_game: Callable[[], Game], with_page: bool) -> None:
+def host(
+    options: argparse.Namespace,
+    open_game: Callable[[], Game],
+    with_page: bool,
+    make_recording: Callable[[Game, Path], Recording] = Recorder,
+) -> None:
     """Serve what `open_game` gives until interrupted; without the page, for programs, where `with_page` is False."""
     limits = Limits(max_sessions=options.max_sessions)
     listener = listen(options.host, options.port)  # before the world is loaded: a port in use is said at once
     try:
         hall = Hall(
-            open_game(), _recordings(options), limits, options.token, is_loopback(options.host), with_page=with_page
+            open_game(),
+            _recordings(options),
+            limits,
+            options.token,
+            is_loopback(options.host),
+            with_page=with_page,
+            make_recording=make_recording,
         )
         serve(hall, listener)
     finally:

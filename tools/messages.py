@@ -139,7 +139,15 @@ class Record:
     on: bool
 
 
-Message = Open | Reset | Pointer | Edge | Wheel | Blur | Ack | Settings | Step | Record
+@config
+class Redact:
+    """While it is on, every key that writes becomes the same one before the world sees it (tools/redaction.py)."""
+
+    kind: Literal["redact"] = "redact"
+    on: bool
+
+
+Message = Open | Reset | Pointer | Edge | Wheel | Blur | Ack | Settings | Step | Record | Redact
 
 
 @config

@@ -6,21 +6,23 @@ environment, which may wait for a clock, and the recording's files have a thread
 
 import asyncio
 import contextlib
+import copy
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 
 from starlette.websockets import WebSocket
 
-from data_pipeline.controls import Controls
+from data_pipeline.controls import Controls, Event
 from tools.actions import Beginning
 from tools.camera import Camera, on
 from tools.gate import Limits
 from tools.hand import Hand
 from tools.messages import NO_INPUT, Blur, Edge, Pointer, Settings, Step, Wheel, error_text, to_text
 from tools.outbox import Outbox, Screens
-from tools.recorder import Recorder
+from tools.recorder import Recording
+from tools.redaction import Redaction
 from tools.session import Game, Player
 from wm.config import to_dict
 
@@ -35,17 +37,18 @@ class Play:
         game: Game,
         limits: Limits,
         models: ThreadPoolExecutor,  # the one thread on which models run
-        recordings: Path,  # folder
+        recording: Recording,
     ) -> None:
         self.game, self.limits = game, limits
         self.outbox = Outbox(limits.send_seconds, limits.stall_seconds)
         self.hand = Hand(game.space, game.width, game.height)
+        self.redaction = Redaction(game.space)
         self.settings = Settings()
         self.player = Player(game)
         self.number: int | None = None  # of the last frame; None while nothing plays
         self._models = models
         self._own = ThreadPoolExecutor(1, thread_name_prefix="session")
-        self.camera = Camera(Recorder(game, recordings), self.outbox, self._own)
+        self.camera = Camera(recording, self.outbox, self._own)
         self._begin = game.usual
         self._wanted: Beginning | None = None  # a reset that waits; the newest wins
         self._row: Controls | None = None  # a step that waits, in lockstep
@@ -70,7 +73,7 @@ class Play:
         self.outbox.detach()
         self._away = True
         if self.settings.pacing != "lockstep":
-            self.hand.release_all()
+            self._let_go()
         self._taken.set()
 
     async def end(self) -> None:
@@ -101,6 +104,11 @@ class Play:
         """Ask for a recording to start or to end."""
         self._record = on_now
 
+    async def redact(self, on_now: bool) -> None:
+        """Replace what is typed from now on, or no longer; said back to the page when it is so."""
+        self.redaction.on = self.camera.recorder.redacts = on_now
+        await self.outbox.tell(to_text({"kind": "redacting", "on": on_now}))
+
     def set(self, settings: Settings) -> None:
         """How frames come from now on."""
         changed = "lockstep" in (settings.pacing, self.settings.pacing) and settings.pacing != self.settings.pacing
@@ -116,9 +124,11 @@ class Play:
         waits = self._wanted is not None or self._advancing or self.outbox.busy
         if waits or self._row is not None or self.number is None:
             raise ValueError("a step comes after the frame of the reset or step before it")
-        controls = step.row.controls()
+        controls, redaction = step.row.controls(), copy.deepcopy(self.redaction)
+        held = {target for target, down in self.player.log.held.items() if down}
+        controls = replace(controls, events=redaction.events(controls.events, held))
         self.player.check(controls)
-        self._row = controls
+        self._row, self.redaction = controls, redaction
         self.outbox.acknowledge(self.outbox.sent)  # who asks for the next frame has seen the last
 
     async def feel(self, message: Pointer | Edge | Wheel | Blur) -> None:
@@ -134,11 +144,16 @@ class Play:
             case Pointer():
                 self.hand.move(message.x, message.y, message.at)
             case Edge():
-                self.hand.edge(message.kind, message.target, message.at)
+                for event in self.redaction.event(Event(message.kind, message.target), self.hand.held):
+                    self.hand.edge(event.kind, event.target, message.at)
             case Wheel():
                 self.hand.wheel(message.dx, message.dy, message.at)
             case Blur():
-                self.hand.release_all()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self.hand.release_all()
+        self.redaction.release_all()
 
     async def _run(self) -> None:
         while True:
@@ -188,11 +203,12 @@ class Play:
                 self._wanted = None
         self._begin, self._row, self.number = begin, None, 0
         self.hand.begin(context.pointer)
+        self.redaction.release_all()
         self._taken.set()
         self.camera.recorder.begin(begin)
         self._next = time.monotonic() + 1 / self.game.space.fps
-        await self.outbox.tell(to_text({"kind": "begun", "begin": to_dict(begin), "real": self.player.has_real}))
-        self.outbox.offer(Screens(frame, context.frames[-1] if self.player.has_real else None, 0))
+        await self.outbox.tell(to_text({"kind": "begun", "begin": to_dict(begin), "real": self._has_beside}))
+        self.outbox.offer(Screens(frame, context.frames[-1] if self._has_beside else None, 0))
 
     async def _advance(self) -> None:
         controls, at = self._next_controls()
@@ -205,18 +221,34 @@ class Play:
             row = player.fold(controls)
             real = asyncio.ensure_future(on(self._own, player.real, controls))  # while the model dreams
             try:
-                frame = await on(self._models, player.dream, controls, row)
+                dreamed = None if self.game.open_dream is None else await on(self._models, player.dream, controls, row)
             finally:
                 await asyncio.gather(real, return_exceptions=True)  # a reset after a failure must find both at rest
             beside = real.result()
+            frame = beside if dreamed is None else dreamed
+            assert frame is not None
         except Exception as error:
             self._fail("the world stopped", error)
             await self.outbox.tell(error_text(f"the world stopped: {error}; reset begins it again"[:500], "world"))
             return
         self.number += 1
         spent = 1000 * (time.monotonic() - began)
-        await self.camera.keep(controls, frame)
-        self.outbox.offer(Screens(frame, beside, self.number, at, spent))
+        await self.camera.keep(controls, frame, player.info)
+        self.outbox.offer(Screens(frame, beside if self._has_beside else None, self.number, at, spent))
+        if player.ended:
+            await self._end_episode()
+
+    @property
+    def _has_beside(self) -> bool:
+        """Whether the real environment runs beside a dream."""
+        return self.player.has_real and self.game.open_dream is not None
+
+    async def _end_episode(self) -> None:
+        """What was recorded of it is kept; the world stands still until it is reset."""
+        await self.camera.stop()
+        self.number, self._row = None, None
+        self._taken.set()
+        await self.outbox.tell(error_text("this episode has ended; reset begins another", "ended"))
 
     def _next_controls(self) -> tuple[Controls, float]:
         if self.settings.pacing != "lockstep":

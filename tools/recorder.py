@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,11 +15,38 @@ from tools.session import Game
 MAX_ROWS = 36_000  # an hour at ten frames a second is kept for replay; a longer session must begin again to be recorded
 
 
+class Recording(Protocol):
+    """What keeps a session: `begin`, then `add` for each frame; `start` and `stop` any time between."""
+
+    redacts: bool  # whether typed text is being replaced
+
+    @property
+    def on(self) -> bool: ...
+
+    @property
+    def full(self) -> bool:
+        """Whether it can take no more."""
+        ...
+
+    def begin(self, begin: Beginning) -> None: ...
+
+    def start(self) -> None:
+        """Keep from the next frame on. OSError or ValueError where that cannot be."""
+        ...
+
+    def add(self, controls: Controls, frame: np.ndarray, info: dict[str, Any]) -> None: ...
+
+    def stop(self) -> tuple[Path, Path] | None:
+        """The two files that were written, or None where nothing was kept."""
+        ...
+
+
 class Recorder:
     """One session's log. `begin`, then `add` for each frame; `start` and `stop` any time between."""
 
     def __init__(self, game: Game, folder: Path) -> None:
         self.game, self.folder = game, folder
+        self.redacts = False
         self._film: Film | None = None
         self._controls: list[Controls] = []
         self._skip = 0
@@ -47,8 +75,8 @@ class Recorder:
             self._film = Film(self.folder, self.game.height, self.game.width)
             self._skip = len(self._controls)
 
-    def add(self, controls: Controls, frame: np.ndarray) -> None:
-        """One frame (H, W, 3) uint8 and what led to it."""
+    def add(self, controls: Controls, frame: np.ndarray, info: dict[str, Any]) -> None:
+        """One frame (H, W, 3) uint8 and what led to it; what the world says of it is not kept."""
         if self.full:
             return
         self._controls.append(controls)

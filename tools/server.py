@@ -22,6 +22,7 @@ from tools.connection import Connection
 from tools.gate import Limits, Lobby, token_fits, wrong_host, wrong_origin
 from tools.messages import MAX_MESSAGE_BYTES, Open, error_text, parse
 from tools.play import Play
+from tools.recorder import Recorder, Recording
 from tools.session import Game
 
 _WEB = Path(__file__).parent / "web"
@@ -57,6 +58,7 @@ class Hall:
     token: str = ""  # asked for in the first message; empty for none
     loopback: bool = True
     with_page: bool = True  # False serves programs only
+    make_recording: Callable[[Game, Path], Recording] = Recorder  # what keeps a session's recordings in the folder
 
     def __post_init__(self) -> None:
         self.lobby = Lobby(self.limits.max_sessions)
@@ -129,7 +131,9 @@ def _new_seat(hall: Hall) -> Seat:
         most = hall.limits.max_sessions
         text = f"all {most} places are taken: close another page, or start the server with a higher --max-sessions"
         raise _RefusedError(error_text(text, "full"), _TRY_AGAIN_LATER)
-    return hall.cloakroom.admit(Play(hall.game, hall.limits, hall.models, hall.recordings))
+    return hall.cloakroom.admit(
+        Play(hall.game, hall.limits, hall.models, hall.make_recording(hall.game, hall.recordings))
+    )
 
 
 async def _play_at(seat: Seat, websocket: WebSocket, hall: Hall, resumed: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Game:
     height: int
     context_frames: int  # frames of the past that a session needs
     models: Mapping[str, int]  # "student", "teacher" -> number of steps that it takes by itself
-    open_dream: Callable[[], Dream]
+    open_dream: Callable[[], Dream] | None  # None: the environment itself is played, and nothing runs beside it
     open_environment: Callable[[], Environment] | None = None
     starts: tuple[Context, ...] = ()
     repeats: bool = True  # whether the environment's seed gives the same frames again
@@ -72,6 +72,7 @@ class Game:
             "models": dict(self.models),
             "num_starts": len(self.starts),
             "environment": self.open_environment is not None,
+            "dreams": self.open_dream is not None,
             "begin": to_dict(self.usual),
         }
 
@@ -81,6 +82,8 @@ class Game:
             raise ValueError(f"this artifact has no {begin.model}; it has {', '.join(self.models)}")
         if begin.start is None and self.open_environment is None:
             raise ValueError(f"the real environment is not here to begin from; give start 0 to {len(self.starts) - 1}")
+        if begin.start is not None and self.open_dream is None:
+            raise ValueError("an environment begins by itself: give start null")
         if begin.start is not None and begin.start >= len(self.starts):
             raise ValueError(f"start is {begin.start}; this artifact has {len(self.starts)} starts, counted from 0")
 
@@ -90,14 +93,17 @@ class EnvironmentSession:
 
     def __init__(self, environment: Environment, context_frames: int) -> None:
         self.environment, self.context_frames = environment, context_frames
+        self.info: dict[str, Any] = {}  # what the environment says of its last frame
+        self.ended = False  # whether its episode is over
 
     def reset(self, seed: int) -> Context:
         """The environment begun from `seed` and left alone until there is enough past."""
         frame, info = self.environment.reset(seed=seed)
         height, width = frame.shape[:2]
         rest = Controls(pointer=(int(info["pointer"][0]), int(info["pointer"][1])))
+        self.info, self.ended = info, False
         frames = [frame]
-        frames += [self.environment.step(rest)[0] for _ in range(self.context_frames - 1)]
+        frames += [self.step(rest) for _ in range(self.context_frames - 1)]
         log = ControlsLog(self.environment.action_space, width, height)
         rows = [log.row(rest) for _ in frames]
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -105,7 +111,9 @@ class EnvironmentSession:
 
     def step(self, controls: Controls) -> np.ndarray:
         """The next frame (H, W, 3) uint8."""
-        return self.environment.step(controls)[0]
+        frame, _, terminated, truncated, self.info = self.environment.step(controls)
+        self.ended = terminated or truncated
+        return frame
 
     def close(self) -> None:
         self.environment.close()
@@ -155,6 +163,8 @@ class Player:
 
     def dream_from(self, begin: Beginning, context: Context) -> np.ndarray:
         """The first frame (H, W, 3) uint8."""
+        if self.game.open_dream is None:
+            return context.frames[-1]
         if self._dream is None:
             self._dream = self.game.open_dream()
         return self._dream.reset(begin, context)
@@ -186,6 +196,16 @@ class Player:
         if not self.has_real or self._environment is None:
             return None
         return self._environment.step(controls)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the environment says of its last frame, where it is what is played."""
+        return {} if self._environment is None or self.game.open_dream is not None else self._environment.info
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode of an environment that is played is over."""
+        return self._environment is not None and self.game.open_dream is None and self._environment.ended
 
     def close_dream(self) -> None:
         """Let go of the model's memory."""

@@ -68,7 +68,7 @@ def world_game(world: World) -> Game:
         context_frames=manifest.context_frames,
         models={name: model.num_steps for name, model in manifest.models.items()},
         open_dream=lambda: ModelDream(world),
-        open_environment=None if tree is None else _opener(tree),
+        open_environment=None if tree is None else opener(tree),
         starts=tuple(_context(start, manifest.width, manifest.height) for start in world.starts),
         repeats=tree is not None and tree.get("kind") not in REAL_TIME,
     )
@@ -76,8 +76,8 @@ def world_game(world: World) -> Game:
 
 def environment_game(tree: dict[str, Any], context_frames: int = 1) -> Game:
     """The environment that `tree` describes, alone: no model, the real frames in the place of dreamed ones."""
-    opener = _opener(tree)
-    environment = opener()
+    open_environment = opener(tree)
+    environment = open_environment()
     try:
         height, width = environment.reset(seed=0)[0].shape[:2]
         return Game(
@@ -87,15 +87,31 @@ def environment_game(tree: dict[str, Any], context_frames: int = 1) -> Game:
             height=height,
             context_frames=context_frames,
             models={"student": 1},
-            open_dream=lambda: EnvironmentDream(opener(), context_frames),
-            open_environment=opener,
+            open_dream=lambda: EnvironmentDream(open_environment(), context_frames),
+            open_environment=open_environment,
             repeats=tree.get("kind") not in REAL_TIME,
         )
     finally:
         environment.close()
 
 
-def _opener(tree: dict[str, Any]) -> Callable[[], Environment]:
+def environment_alone(environment: Environment, open_environment: Callable[[], Environment]) -> Game:
+    """What `open_environment` opens, without anything beside it; `environment` is one such, which is looked at."""
+    height, width = environment.reset(seed=0)[0].shape[:2]
+    return Game(
+        name=environment.name,
+        space=environment.action_space,
+        width=width,
+        height=height,
+        context_frames=1,
+        models={"student": 1},
+        open_dream=None,
+        open_environment=open_environment,
+    )
+
+
+def opener(tree: dict[str, Any]) -> Callable[[], Environment]:
+    """What opens the environment that `tree` describes; ConfigError where it describes none."""
     return from_dict(_EnvironmentTree, {"environment": tree}).environment.build
 
 

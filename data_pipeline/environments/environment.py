@@ -58,7 +58,8 @@ class Environment(Protocol):
 
     `info` holds "pointer" (x, y); "events", the kinds of the transitions that this step caused, as far as known;
     "state", a JSON-able mapping of the hidden truth, as far as known; "caption", after a reset, what the episode shows
-    in words, where there are some.
+    in words, where there are some; "time", the seconds since the first frame at which this one was taken, where frames come
+    by a clock.
     """
 
     name: str

@@ -1,7 +1,8 @@
-"""A real desktop as an environment: an X server of its own, a window manager, a terminal and a calculator.
+"""A real desktop as an environment: an X server of its own, a bus, a window manager and applications.
 
 Stepped: there is no clock. Each step injects the controls through XTEST, waits until every program has come to rest, and
-grabs the screen with the cursor on it. What a program does by the clock (blinking, key repeat, double clicks) is switched off.
+grabs the screen with the cursor on it. Fixed: the screen is grabbed at its time, whatever the programs are at, and `info`
+says when that was. What a program does by the clock (blinking, key repeat, double clicks) is switched off.
 """
 
 import dataclasses
@@ -17,10 +18,13 @@ from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import CursorSprite, EnvironmentDied, Rect, Target
 from data_pipeline.environments.x11_keys import BUTTONS, DOWN, LEFT, RIGHT, UP, WRITING, keysym, number
+from data_pipeline.environments.x11_looks import files
 from data_pipeline.environments.x11_pixels import distinct, shrunk, sprite
 from data_pipeline.environments.x11_rest import SURE_SECONDS
-from data_pipeline.environments.x11_server import Cursor, XServer, can_isolate
+from data_pipeline.environments.x11_schedule import Schedule
+from data_pipeline.environments.x11_server import Cursor, XServer, can_isolate, can_landlock
 from data_pipeline.environments.x11_targets import centre, uses, visible
+from data_pipeline.environments.x11_windows import Window
 from data_pipeline.schema import DataError
 from wm.batch import ActionSpace
 from wm.config import config
@@ -32,7 +36,9 @@ class X11DesktopConfig:
     height: int = 384  # pixels of a frame
     width: int = 512
     shrink: int = 1  # screen pixels that are averaged to one frame pixel, each way; the screen is that much larger
-    fps: float = 10.0  # frames a second that a step stands for
+    fps: float = 15.0  # frames a second that a step stands for
+    schedule: Literal["stepped", "fixed"] = "stepped"  # whether a step waits for the programs or for its time
+    programs: tuple[str, ...] = ("terminal", "calculator")  # also "editor", "files" and "paint"
     buttons: tuple[str, ...] = ("left", "middle", "right")
     keys: tuple[str, ...] = (*WRITING, "Space", "Enter", "Backspace", "Minus", "Equal", "Period", "Slash", "ShiftLeft")
     wheel: bool = True
@@ -49,11 +55,12 @@ class X11DesktopConfig:
 class X11Desktop:
     """An Environment. It holds processes: close it, or let it go; after EnvironmentDied, `reset` starts a new server.
 
-    The same seed and Controls give the same frames as far as the programs are deterministic, which these two are.
+    The same seed and Controls give the same frames where the schedule is stepped, as far as the programs are deterministic.
+    A program that the hand closes is gone for the rest of the episode; with the last one the episode ends.
     """
 
     name = "x11_desktop"
-    version = "1"
+    version = "2"
 
     def __init__(self, config: X11DesktopConfig) -> None:
         self.config = config
@@ -61,9 +68,9 @@ class X11Desktop:
         self.num_restless = 0  # steps in which the programs did not come to rest in time
         self._keysyms = {code: keysym(code) for code in config.keys}
         self._numbers = {name: number(name) for name in config.buttons}
+        _check_programs(config.programs)
         self._layout(0)  # raises where the windows do not fit on the screen
-        _check_programs()
-        self._offline = can_isolate(tuple(programs.OFFLINE))
+        self._schedule = Schedule(config.fps) if config.schedule == "fixed" else None
         self._next_seed = 0
         self._cursors: list[CursorSprite] = []
         self._server: XServer | None = None
@@ -82,6 +89,8 @@ class X11Desktop:
         except EnvironmentDied:  # a server that died in the last episode; one that dies again is an error
             self._open_server()
             self._begin(seed)
+        if self._schedule is not None:
+            self._schedule.begin()
         return self.render(), self._info()
 
     def step(self, action: Controls) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -94,11 +103,14 @@ class X11Desktop:
             self._point(action.pointer)
             for place, event in enumerate(action.events):
                 if place:  # a key goes where the click before it put the focus, as for a hand
-                    server.settle(self.config.settle_seconds, SURE_SECONDS)
+                    server.settle(self._patience(), SURE_SECONDS)
                 self._inject(event)
-            self._rest(after_events=bool(action.events))
+            if self._schedule is None:
+                self._rest(after_events=bool(action.events))
+            else:
+                self._wait(self._schedule)
             self._grab()
-        return self.render(), 0.0, False, False, self._info()
+        return self.render(), 0.0, len(server.closed) == len(self.config.programs), False, self._info()
 
     def render(self) -> np.ndarray:
         return self._frame.copy()
@@ -115,10 +127,12 @@ class X11Desktop:
         return list(self._cursors)
 
     def targets(self) -> list[Target]:
-        """What can be seen of title bars, of the window behind, of the terminal's page and the calculator's buttons."""
+        """What can be seen of title bars, of windows behind and of the parts of the active one; of an open menu, only that."""
         server = self._running()
         with server.watched():
-            windows, active = server.windows.all(), server.windows.active()
+            windows, active, popups = server.windows.all(), server.windows.active(), server.windows.popups()
+        if popups:
+            return [Target("click", self._in_frame(popups[-1]))]
         found: list[Target] = []
         for place, window in enumerate(windows):
             covers = [above.frame for above in windows[place + 1 :]]
@@ -135,7 +149,8 @@ class X11Desktop:
         width, height = self._screen_size()
         root = Path(tempfile.gettempdir())
         seconds = self.config.start_seconds
-        self._server = XServer(width, height, programs.FILES, programs.VARIABLES, root, seconds)
+        mount = programs.MOUNT if can_isolate(programs.MOUNT) else ""
+        self._server = XServer(width, height, programs.VARIABLES, root, seconds, mount, can_landlock())
         self._server.fill_background(programs.BACKGROUND)
         self._codes = {code: self._server.keycode(keysym) for code, keysym in self._keysyms.items()}
         self._held: set[str] = set()
@@ -150,29 +165,45 @@ class X11Desktop:
             self._grab()
 
     def _start_programs(self, places: programs.Layout) -> None:
-        """The window manager, then the programs, then the focus; each awaited, none slept for."""
-        server = self._running()
+        """The bus, the window manager, the programs, the focus; each awaited, none slept for."""
+        server, config = self._running(), self.config
         for name in sorted(self._held):
             self._inject(Event("release", name))
-        server.stop()
+        server.stop(files(programs.rules(places)))
         server.windows.forget()
+        server.start({programs.BUS: programs.BUS_COMMAND})
+        self._await((server.home / programs.BUS_SOCKET).exists, "the bus")
         server.start({programs.WINDOW_MANAGER: programs.WINDOW_MANAGER_COMMAND})
-        self._await(
-            lambda: server.windows.managed() and server.settle(self.config.settle_seconds), "the window manager"
-        )
+        self._await(lambda: server.windows.managed() and server.settle(config.settle_seconds), "the window manager")
         self._point(places.pointer)
-        config = self.config
-        server.start(programs.commands(places, config.columns, config.rows, self._offline))
-        titles = programs.TITLES
-        self._await(lambda: sorted(w.title for w in server.windows.all()) == sorted(titles.values()), "both windows")
+        server.start(programs.commands(places, config.columns, config.rows))
+        classes = {programs.APPLICATIONS[name].window_class for name in config.programs}
+        self._await(lambda: classes <= {w.window_class for w in server.windows.all()}, "all windows")
+        self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.fix_sizes()
-        chosen = next(w for w in server.windows.all() if w.title == titles[places.focus])
-        server.windows.activate(chosen)
-        self._await(
-            lambda: server.windows.active() == chosen.id and server.windows.all()[-1].id == chosen.id, "the focus"
-        )
+        for name in config.programs:
+            if tool := programs.APPLICATIONS[name].tool:
+                self._take(name, *tool)
+        self._raise(places.focus)
+        self._point(places.pointer)
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.look_again()
+
+    def _raise(self, name: str) -> Window:
+        """The first window of an application, which then is in front and has the focus."""
+        windows, wanted = self._running().windows, programs.APPLICATIONS[name].window_class
+        chosen = next(window for window in windows.all() if window.window_class == wanted)
+        windows.activate(chosen)
+        self._await(lambda: windows.active() == chosen.id and windows.all()[-1].id == chosen.id, "the focus")
+        return chosen
+
+    def _take(self, name: str, x: int, y: int) -> None:
+        """Click at a place inside of an application's window."""
+        server, corner = self._running(), self._raise(name).client
+        server.move(corner.x + x, corner.y + y)
+        for down in (True, False):
+            server.button(BUTTONS["left"], down)
+        self._await(lambda: server.settle(self.config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         server = self._running()
@@ -188,24 +219,21 @@ class X11Desktop:
             server.settle(0.01)
 
     def _tour(self) -> list[CursorSprite]:
-        """Show the pointer everywhere and drag a window: every shape there is."""
-        server = self._running()
-        windows = server.windows.all()
-        top = windows[-1]
-        places = {"arrow": centre(top.title_bar)}
-        places |= {
-            w.title.lower(): centre(visible(w.client, [a.frame for a in windows[i + 1 :]]))
-            for i, w in enumerate(windows)
-        }
-        seen: dict[str, Cursor] = {}
-        for name, place in places.items():
-            server.move(*place)
+        """Show the pointer over everything that each window has, and drag one: every shape there is."""
+        server, seen = self._running(), dict[str, Cursor]()
+        for window in server.windows.all():
+            server.windows.activate(window)
             self._rest(after_events=True)
-            seen[name] = server.cursor()
-        server.move(*places["arrow"])
+            for place, (kind, rect) in enumerate(uses(window, window.id)):
+                if kind != "click" or place < 4:  # buttons of a kind share their shape
+                    server.move(*centre(rect))
+                    self._rest(after_events=True)
+                    seen["arrow" if kind == "drag" else f"{window.window_class.lower()}-{place}"] = server.cursor()
+        x, y = centre(window.title_bar)
+        server.move(x, y)
         server.button(BUTTONS["left"], True)
         self._rest(after_events=True)
-        server.move(places["arrow"][0] + 8, places["arrow"][1])
+        server.move(x + 8, y)
         self._rest(after_events=True)
         seen["drag"] = server.cursor()
         server.button(BUTTONS["left"], False)
@@ -245,6 +273,15 @@ class X11Desktop:
             for down in (True, False):
                 self._running().button(positive if notches > 0 else negative, down)
 
+    def _patience(self) -> float:
+        """The longest wait for the programs between two events."""
+        return self.config.settle_seconds if self._schedule is None else max(0.0, self._schedule.left / 2)
+
+    def _wait(self, schedule: Schedule) -> None:
+        self._running().flush()
+        schedule.wait()
+        self._running().check()
+
     def _rest(self, after_events: bool) -> None:
         server = self._running()
         rests = server.settle(self.config.settle_seconds)
@@ -257,6 +294,7 @@ class X11Desktop:
     # Output
 
     def _grab(self) -> None:
+        self._time = 0.0 if self._schedule is None else self._schedule.now()
         self._frame = shrunk(self._running().grab(), self.config.shrink)
 
     def _in_frame(self, rect: Rect) -> Rect:
@@ -268,10 +306,12 @@ class X11Desktop:
         return Rect(left, top, right - left + 1, bottom - top + 1)
 
     def _info(self) -> dict[str, Any]:
-        return {"pointer": self._pointer, "events": [], "state": {"pointer": list(self._pointer)}}
+        info = {"pointer": self._pointer, "events": [], "state": {"pointer": list(self._pointer)}}
+        return info if self._schedule is None else {**info, "time": self._time}
 
     def _layout(self, seed: int) -> programs.Layout:
-        places = programs.layout(seed, *self._screen_size(), self.config.columns, self.config.rows)
+        config = self.config
+        places = programs.layout(seed, *self._screen_size(), config.columns, config.rows, config.programs)
         x, y = places.pointer
         return dataclasses.replace(places, pointer=(x // self.config.shrink, y // self.config.shrink))
 
@@ -286,10 +326,19 @@ class X11Desktop:
         return self._server
 
 
-def _check_programs() -> None:
-    missing = programs.missing()
+def _check_programs(chosen: tuple[str, ...]) -> None:
+    unknown = set(chosen) - programs.APPLICATIONS.keys()
+    if unknown or not chosen or len(set(chosen)) < len(chosen):
+        known = ", ".join(programs.APPLICATIONS)
+        raise ValueError(f"programs are {list(chosen)}: name one or more of {known}, each once")
+    missing = programs.missing(chosen)
     if missing:
-        packages = " ".join(sorted({programs.PACKAGES[name] for name in missing}))
+        packages = " ".join(sorted(set(missing.values())))
         raise DataError(
             f"x11_desktop needs {', '.join(missing)}: install the Debian packages {packages}, or run `make system-deps` as root"
+        )
+    if any(programs.APPLICATIONS[name].writes for name in chosen) and not can_landlock():
+        raise DataError(
+            f"programs {list(chosen)} can change files, and this kernel cannot hold them to a folder (Landlock, Linux 5.13): "
+            "record terminal and calculator alone"
         )

@@ -1,8 +1,8 @@
 """The process that owns a desktop's processes, so that none outlives the recorder: not after a crash, not after SIGKILL.
 
 Run as a script (standard library only). It makes a private folder, starts Xvfb, starts programs when told to, says when one
-dies, and, when its standard input closes or its parent is gone, kills all that it started and removes the folder.
-Lines of JSON go in: the settings, then {"start": {name: argv}}, {"stop": true} or {"end": true}. Lines of JSON come out.
+dies or was closed, and, when its standard input closes or its parent is gone, kills all that it started and removes the folder.
+Lines of JSON go in: the settings, then {"start": {name: argv}}, {"stop": {file: text}} or {"end": true}. Lines of JSON come out.
 """
 
 import ctypes
@@ -24,6 +24,8 @@ from typing import Any
 
 PREFIX = "wm-x11-"
 LOCK = "keeper.lock"
+HOME = "home"  # the programs' own, in the folder
+FENCE = Path(__file__).with_name("x11_fence.py")
 _PR_SET_CHILD_SUBREAPER = 36
 _FAMILY_LOCAL = 256
 _PARENT_CHECK_SECONDS = 1.0
@@ -67,6 +69,8 @@ class Keeper:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
+        self.home = folder / HOME
+        self.home.mkdir(mode=0o700)
         self.settings = settings
         self.programs: dict[int, str] = {}
         self.server = 0
@@ -93,17 +97,29 @@ class Keeper:
 
     def start(self, programs: dict[str, list[str]]) -> dict[str, int]:
         """Start each named program; its process id."""
-        started = {name: self._spawn(_TIED + argv) for name, argv in programs.items()}
+        fence = {"home": str(self.home), "mount": self.settings["mount"], "landlock": self.settings["landlock"]}
+        prefix = [*_TIED, sys.executable, "-I", str(FENCE), json.dumps(fence)]
+        started = {name: self._spawn(prefix + argv) for name, argv in programs.items()}
         self.programs |= {pid: name for name, pid in started.items()}
         return started
 
     def stop(self) -> None:
-        """Kill all programs and their children, and wait until they are gone; Xvfb stays."""
+        """Kill all programs and their children, and wait until they are gone, with all that they wrote; Xvfb stays."""
         self.programs.clear()
         while others := [pid for pid in self._children() if pid != self.server]:
             for pid in others:  # as their subreaper we inherit the children of what we kill, and kill them next
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+        shutil.rmtree(self.home)
+        self.home.mkdir(mode=0o700)
+
+    def furnish(self, files: dict[str, str]) -> None:
+        """Write `files` into the programs' HOME; a name that ends with a slash is a folder."""
+        for name, text in files.items():
+            path = self.home / name
+            (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not name.endswith("/"):
+                path.write_text(text)
 
     def close(self) -> None:
         """Everything away: programs, Xvfb, its socket, the folder."""
@@ -114,21 +130,22 @@ class Keeper:
         self._remove_socket()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def bury(self) -> list[str]:
-        """Names of what died since the last call."""
+    def bury(self) -> tuple[list[str], list[str]]:
+        """Names of what died since the last call, and of what ended as programs do that a hand closes."""
         died: list[str] = []
+        closed: list[str] = []
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return died
+                return died, closed
             if pid == 0:
-                return died
+                return died, closed
             if pid == self.server:
                 self.server = 0
                 died.append("Xvfb")
             elif pid in self.programs:
-                died.append(self.programs.pop(pid))
+                (closed if status == 0 else died).append(self.programs.pop(pid))
 
     def server_is_ending(self) -> bool:
         """Whether Xvfb is on its way out: its end takes the programs along, and can be known after theirs."""
@@ -152,12 +169,15 @@ class Keeper:
         return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
 
     def _spawn(self, argv: list[str], pass_fds: tuple[int, ...] = ()) -> int:
+        home = self.settings["mount"] or str(self.home)  # as the programs see it
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(self.folder),
+            "HOME": home,
             "LANG": "C.UTF-8",
             "DISPLAY": f":{self.display}",
             "XAUTHORITY": str(self.folder / "authority"),
+            "DBUS_SESSION_BUS_ADDRESS": f"unix:path={home}/.bus",
+            "XDG_RUNTIME_DIR": f"{home}/.run",
             **self.settings["variables"],
         }
         with open(self.folder / "log", "ab") as log:
@@ -166,7 +186,7 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self.folder,
+                cwd=self.home,
                 env=environment,
                 pass_fds=pass_fds,
                 start_new_session=True,
@@ -200,8 +220,11 @@ def serve(keeper: Keeper) -> None:
         ready, _, _ = select.select([0, wake], [], [], _PARENT_CHECK_SECONDS)
         if wake in ready:
             os.read(wake, 4096)
-            if died := keeper.bury():
+            died, closed = keeper.bury()
+            if died or (closed and keeper.server_is_ending()):  # a program without its server may end politely
                 say({"died": "Xvfb" if "Xvfb" in died or keeper.server_is_ending() else died[0]})
+            for name in closed:
+                say({"closed": name})
         if 0 in ready:
             data = os.read(0, 65536)
             if not data:
@@ -219,6 +242,7 @@ def obey(keeper: Keeper, command: dict[str, Any]) -> None:
         say({"pids": keeper.start(command["start"])})
     else:
         keeper.stop()
+        keeper.furnish(command["stop"])
         say({"stopped": True})
 
 
@@ -239,9 +263,6 @@ def main() -> None:
     folder, _ = private_folder(root)
     keeper = Keeper(folder, settings)
     try:
-        for name, text in settings["files"].items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
         keeper.start_server()
         say({"display": keeper.display, "folder": str(folder), "server": keeper.server})
         serve(keeper)

@@ -30,26 +30,35 @@ def at_rest(parent: int, seconds: float, look_seconds: float = LOOK_SECONDS) -> 
 
 
 def _activity(parent: int) -> dict[int, bytes] | None:
-    """How often each descendant of `parent` has been scheduled so far; None while one of them runs."""
+    """How often each thread of each descendant of `parent` has been scheduled so far; None while one of them runs."""
     counts: dict[int, bytes] = {}
-    queue = _children(parent)
+    queue = _children(parent, parent)
     while queue:
         pid = queue.pop()
-        queue += _children(pid)  # before the count: a later fork changes the count
-        status = _status(pid)
-        if status is None or status[0] not in _IDLE_STATES:
-            return None
-        counts[pid] = status[1]
+        for thread in _threads(pid):
+            queue += _children(pid, thread)  # before the count: a later fork changes the count
+            status = _status(pid, thread)
+            if status is None or status[0] not in _IDLE_STATES:
+                return None
+            counts[thread] = status[1]
     return counts
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in (_read(f"/proc/{pid}/task/{pid}/children") or b"").split()]
+def _threads(pid: int) -> list[int]:
+    """Of a process that is gone, itself: it has no status, so it does not rest."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return [pid]
 
 
-def _status(pid: int) -> tuple[str, bytes] | None:
-    """State letter and numbers of context switches; None for a process that is gone."""
-    text = _read(f"/proc/{pid}/status")
+def _children(pid: int, thread: int) -> list[int]:
+    return [int(child) for child in (_read(f"/proc/{pid}/task/{thread}/children") or b"").split()]
+
+
+def _status(pid: int, thread: int) -> tuple[str, bytes] | None:
+    """State letter and numbers of context switches; None for a thread that is gone."""
+    text = _read(f"/proc/{pid}/task/{thread}/status")
     if text is None:
         return None
     state = text[text.index(b"\nState:") + 8 :][:1].decode()

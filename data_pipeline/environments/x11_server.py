@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -22,7 +23,7 @@ from Xlib import X, display, error
 from Xlib.ext import xtest
 from Xlib.protocol import rq
 
-from data_pipeline.environments import x11_keeper
+from data_pipeline.environments import x11_fence, x11_keeper
 from data_pipeline.environments.environment import EnvironmentDied
 from data_pipeline.environments.x11_rest import LOOK_SECONDS, at_rest
 from data_pipeline.environments.x11_windows import Windows
@@ -62,18 +63,23 @@ class _GetCursorImage(rq.ReplyRequest):
 
 
 class XServer:
-    """A running Xvfb of `width` x `height` pixels with `files` in its private HOME; DataError where it does not start."""
+    """A running Xvfb of `width` x `height` pixels with a private HOME; DataError where it does not start.
+
+    Programs see their HOME at `mount`, without a network, where that is not empty; with `landlock` they write nowhere else.
+    """
 
     def __init__(
         self,
         width: int,
         height: int,
-        files: dict[str, str],
         variables: dict[str, str],
         root: Path,
         start_seconds: float,
+        mount: str = "",
+        landlock: bool = False,
     ) -> None:
         self.size = (width, height)
+        self.closed: set[str] = set()  # programs that ended as a hand ends them, since `stop`
         self._buffer = b""
         script = [sys.executable, "-I", x11_keeper.__file__]
         path = {"PATH": os.environ.get("PATH", os.defpath)}
@@ -85,9 +91,11 @@ class XServer:
         self._orders, self._answers = self._keeper.stdin, self._keeper.stdout
         self._end = weakref.finalize(self, _end, self._keeper)  # also at the interpreter's exit
         settings = {"root": str(root), "width": width, "height": height, "start_seconds": start_seconds}
+        settings |= {"variables": variables, "mount": mount, "landlock": landlock}
         try:
-            answer = self._ask({**settings, "files": files, "variables": variables}, "display", start_seconds + 5)
+            answer = self._ask(settings, "display", start_seconds + 5)
             self.folder = Path(answer["folder"])
+            self.home = self.folder / x11_keeper.HOME
             self.process_id = int(answer["server"])
             with self.watched(), _authority(self.folder / "authority"):
                 self._connect(f":{answer['display']}")
@@ -108,9 +116,10 @@ class XServer:
         """Start programs; their process ids by name."""
         return dict(self._ask({"start": programs}, "pids", _CLOSE_SECONDS)["pids"])
 
-    def stop(self) -> None:
-        """Kill all programs."""
-        self._ask({"stop": True}, "stopped", _CLOSE_SECONDS)
+    def stop(self, files: dict[str, str]) -> None:
+        """Kill all programs and remove what they wrote; then HOME holds `files`."""
+        self._ask({"stop": files}, "stopped", _CLOSE_SECONDS)
+        self.closed.clear()
 
     def close(self) -> None:
         """End everything; done twice it does nothing."""
@@ -164,6 +173,8 @@ class XServer:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise DataError(f"the recorded desktop did not start: {answer['error']}")
+        if "closed" in answer:
+            self.closed.add(answer["closed"])
         if "died" in answer:
             raise EnvironmentDied(
                 f"{answer['died']} died in the recorded desktop; this episode is lost, reset starts anew"
@@ -183,6 +194,10 @@ class XServer:
 
     def key(self, keycode: int, down: bool) -> None:
         xtest.fake_input(self._display, X.KeyPress if down else X.KeyRelease, keycode)
+
+    def flush(self) -> None:
+        """Everything that was injected is on its way."""
+        self._display.sync()
 
     def settle(self, seconds: float, look_seconds: float = LOOK_SECONDS) -> bool:
         """Wait until the server and all programs rest for `look_seconds`; False if they still had work after `seconds`."""
@@ -240,11 +255,27 @@ def _end(keeper: "subprocess.Popen[bytes]") -> None:
 
 
 @functools.cache
-def can_isolate(prefix: tuple[str, ...]) -> bool:
-    """Whether programs can be run behind `prefix`, which makes namespaces; said once in the log where not."""
-    works = subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+def can_isolate(mount: str) -> bool:
+    """Whether programs can have namespaces of their own; said once in the log where not."""
+    with tempfile.TemporaryDirectory() as home:
+        works = os.path.isdir(mount) and _fences(home, mount, False)
     if not works:
         logging.getLogger(__name__).warning(
-            "no user namespaces here: the recorded shell can reach this machine's network"
+            "no user namespaces here: recorded programs may reach this machine's network, and see a HOME that changes its name"
         )
     return works
+
+
+@functools.cache
+def can_landlock() -> bool:
+    """Whether the kernel can hold programs to their HOME."""
+    with tempfile.TemporaryDirectory() as folder:
+        (home := Path(folder) / "home").mkdir()
+        (Path(folder) / "authority").touch()
+        return _fences(str(home), "", True)
+
+
+def _fences(home: str, mount: str, landlock: bool) -> bool:
+    settings = json.dumps({"home": home, "mount": mount, "landlock": landlock})
+    command = [sys.executable, "-I", x11_fence.__file__, settings, "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -4,15 +4,19 @@ from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import Rect
 from data_pipeline.environments.x11_windows import Window
 
+_BY_CLASS = {application.window_class: application for application in programs.APPLICATIONS.values()}
+
 
 def uses(window: Window, active: int) -> list[tuple[str, Rect]]:
     """What a hand can do with `window`, as (kind, where on the screen)."""
     bar = ("drag", window.title_bar)
     if window.id != active:
         return [bar, ("raise", window.client)]
-    if window.title == programs.TITLES[programs.TERMINAL]:
-        return [bar, ("type", window.client)]
-    return [bar, *(("click", part) for part in window.parts if programs.is_button(part.w, part.h))]
+    application = _BY_CLASS.get(window.window_class)
+    if application is None or window.is_dialog:
+        return [bar, ("click", window.client)]
+    buttons = [("click", part) for part in window.parts if programs.is_button(part.w, part.h)]
+    return [bar, *((region.kind, region.within(window.client)) for region in application.regions), *buttons]
 
 
 def visible(rect: Rect, covers: list[Rect]) -> Rect:

@@ -15,7 +15,8 @@ class Window(NamedTuple):
     """One window of a program, as the window manager lists it; rectangles in screen pixels."""
 
     id: int
-    title: str
+    window_class: str  # of the program, WM_CLASS
+    is_dialog: bool  # whether it belongs to another window
     frame: Rect  # with border and title bar
     title_bar: Rect
     client: Rect  # what the program draws
@@ -28,17 +29,17 @@ class Windows:
     def __init__(self, connection: display.Display) -> None:
         self._display = connection
         self._root = connection.screen().root
-        self._shapes: dict[int, tuple[Rect, tuple[int, ...], tuple[Rect, ...], str]] = {}
+        self._parts: dict[tuple[int, int, int], tuple[Rect, ...]] = {}  # by window and its size
 
     def forget(self) -> None:
         """Remove what a killed window manager left on the root window, so that the next one's is new."""
         for name in ("_NET_SUPPORTING_WM_CHECK", "_NET_CLIENT_LIST_STACKING", "_NET_ACTIVE_WINDOW"):
-            self._root.delete_property(self._display.intern_atom(name))
-        self._shapes.clear()
+            self._root.delete_property(self._display.get_atom(name))
+        self._parts.clear()
 
     def look_again(self) -> None:
-        """Forget the sizes and parts of windows that were seen while their programs were still building them."""
-        self._shapes.clear()
+        """Forget the parts of windows that were seen while their programs were still building them."""
+        self._parts.clear()
 
     def nudge(self) -> None:
         """Send the window manager an event without meaning.
@@ -46,7 +47,7 @@ class Windows:
         openbox (3.6.1, seen in one start of ten) can sleep with an event already read but not yet handled, until the
         next one comes; a client that waits for its answer then waits for seconds.
         """
-        self._root.change_property(self._display.intern_atom("_WM_RECORDER_NUDGE"), Xatom.CARDINAL, 32, [0])
+        self._root.change_property(self._display.get_atom("_WM_RECORDER_NUDGE"), Xatom.CARDINAL, 32, [0])
 
     def managed(self) -> bool:
         """Whether a window manager is running."""
@@ -64,7 +65,7 @@ class Windows:
 
     def activate(self, window: Window) -> None:
         """Ask the window manager to raise and focus `window`."""
-        kind = self._display.intern_atom("_NET_ACTIVE_WINDOW")
+        kind = self._display.get_atom("_NET_ACTIVE_WINDOW")
         target = self._display.create_resource_object("window", window.id)
         request = event.ClientMessage(window=target, client_type=kind, data=(32, [2, X.CurrentTime, 0, 0, 0]))
         self._root.send_event(request, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
@@ -81,29 +82,40 @@ class Windows:
                 hints["min_height"] = hints["max_height"] = size.height
                 window.set_wm_normal_hints(hints)
 
+    def popups(self) -> list[Rect]:
+        """Open menus and whatever else lies over all windows without a frame."""
+        with contextlib.suppress(error.BadWindow, error.BadDrawable):
+            return list(self._popups())
+        return []
+
+    def _popups(self) -> Iterator[Rect]:
+        for child in self._root.query_tree().children:
+            attributes, place = child.get_attributes(), child.get_geometry()
+            shown = attributes.map_state == X.IsViewable and attributes.win_class == X.InputOutput
+            if shown and attributes.override_redirect and min(place.width, place.height) > 4:
+                yield Rect(place.x, place.y, place.width, place.height)
+
     def _window(self, number: int) -> Window:
         window = self._display.create_resource_object("window", number)
-        if number not in self._shapes:  # programs here never resize
-            self._shapes[number] = self._shape(window)
-        client, (left, right, top, bottom), parts, title = self._shapes[number]
+        size = window.get_geometry()
+        key = (number, size.width, size.height)
+        if key not in self._parts:
+            self._parts[key] = tuple(_parts(window, 0, 0))
+        left, right, top, bottom = tuple(self._numbers(window, "_NET_FRAME_EXTENTS")) or (0, 0, 0, 0)
         corner = self._root.translate_coords(window, 0, 0)
         x, y = corner.x, corner.y
         return Window(
             number,
-            title,
-            frame=Rect(x - left, y - top, client.w + left + right, client.h + top + bottom),
-            title_bar=Rect(x, y - top + left, client.w, top - 2 * left),  # between border and border
-            client=Rect(x, y, client.w, client.h),
-            parts=tuple(Rect(x + p.x, y + p.y, p.w, p.h) for p in parts),
+            (window.get_wm_class() or ("", ""))[1],
+            window.get_wm_transient_for() is not None,
+            frame=Rect(x - left, y - top, size.width + left + right, size.height + top + bottom),
+            title_bar=Rect(x, y - top + left, size.width, top - 2 * left),  # between border and border
+            client=Rect(x, y, size.width, size.height),
+            parts=tuple(Rect(x + p.x, y + p.y, p.w, p.h) for p in self._parts[key]),
         )
 
-    def _shape(self, window: XWindow) -> tuple[Rect, tuple[int, ...], tuple[Rect, ...], str]:
-        size = window.get_geometry()
-        edges = tuple(self._numbers(window, "_NET_FRAME_EXTENTS")) or (0, 0, 0, 0)
-        return Rect(0, 0, size.width, size.height), edges, tuple(_parts(window, 0, 0)), str(window.get_wm_name() or "")
-
     def _numbers(self, window: XWindow, name: str) -> list[int]:
-        found = window.get_full_property(self._display.intern_atom(name), X.AnyPropertyType)
+        found = window.get_full_property(self._display.get_atom(name), X.AnyPropertyType)
         return [] if found is None else [int(n) for n in found.value]
 
 
