@@ -169,8 +169,9 @@ def build_optimizer(
         for group, of_group in zip(groups, tensors, strict=True)
     ]
     if muon:
-        orthogonal = {"momentum": momentum, "iterations": iterations, "iterate_in": iterate_in}
-        return AdamWAndMuon(trees, **orthogonal, lr=rate, betas=betas, fused=True)
+        return AdamWAndMuon(
+            trees, momentum=momentum, iterations=iterations, iterate_in=iterate_in, lr=rate, betas=betas, fused=True
+        )
     return torch.optim.AdamW(trees, lr=rate, betas=betas, fused=True)
 
 
