@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipeline.npy import read_npy
 from data_pipeline.schema import DataError, TextFacts
 from wm.batch import EncodedText
 
@@ -47,6 +48,6 @@ def encoded_text(facts: TextFacts | None, rows: Mapping[str | None, np.ndarray |
     missing = [caption for caption, found in rows.items() if found is None]
     if missing:
         raise DataError(f"caption {missing[0]!r} is not encoded, and its dataset says that all are: encode it again")
-    packed = np.load(io.BytesIO(base64.b64decode(facts.empty)), allow_pickle=False)
+    packed = read_npy(base64.b64decode(facts.empty))
     tokens = {caption: from_rows(found) for caption, found in rows.items() if caption is not None and found is not None}
     return EncodedText(facts.encoder, {"": from_rows(packed)} | tokens)

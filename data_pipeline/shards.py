@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from data_pipeline import video
+from data_pipeline.npy import PARSING, read_npy
 from data_pipeline.patience import Patience
 from data_pipeline.remote import RemoteFolder
 from data_pipeline.schema import (
@@ -47,9 +47,6 @@ from wm.durable import sync
 
 MANIFEST = "dataset.json"
 REMOTE = "remote.json"  # in a mirror (data_pipeline/mirror.py): the address that the shards come from
-
-# NumPy reads headers with ast, and in Python 3.11 two threads in it at a time can end in a SystemError.
-_PARSING = threading.Lock()
 
 
 def write_shard(path: Path, samples: Iterable[Sample], codec: video.Codec = "lossless") -> ShardEntry:
@@ -136,7 +133,7 @@ class Dataset:
         if TEXT not in entry.members:
             return None
         with self._named(entry, TEXT):
-            rows: np.ndarray = np.load(io.BytesIO(self._bytes(entry, TEXT)), allow_pickle=False)
+            rows: np.ndarray = read_npy(self._bytes(entry, TEXT))
             return rows
 
     def rows(self, clip: int) -> dict[str, np.ndarray]:
@@ -144,7 +141,7 @@ class Dataset:
         entry = self.clips[clip]
         data = io.BytesIO(self._bytes(entry, ACTIONS))
         # Objects are refused: to read them would run what a pickle says.
-        with self._named(entry, ACTIONS), _PARSING, np.lib.npyio.NpzFile(data, allow_pickle=False) as archive:
+        with self._named(entry, ACTIONS), PARSING, np.lib.npyio.NpzFile(data, allow_pickle=False) as archive:
             rows = {name: archive[name] for name in archive.files}
             kinds = {name: (str(values.dtype), len(values)) for name, values in rows.items()}
             if kinds != dict.fromkeys(ACTION_SHAPES, ("float32", entry.num_frames)):
@@ -185,7 +182,7 @@ class Dataset:
         head = io.BytesIO(self._pread(entry, LATENTS, 0, min(member.size, BLOCK)))
         with self._named(entry, LATENTS):
             np.lib.format.read_magic(head)
-            with _PARSING:
+            with PARSING:
                 (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(head)
             if dtype != np.float16:
                 raise ValueError(f"latents are {dtype}, need float16")

@@ -16,7 +16,17 @@ from wm.models.memory import Past
 from wm.nn.layers import LevelEmbedding
 
 SMALL = DiTConfig(
-    hidden_size=16, depth=2, num_heads=2, mlp_ratio=1.5, patch_size=2, widths=(6,), window=3, recall=5, carry=True
+    hidden_size=16,
+    depth=2,
+    num_heads=2,
+    mlp_ratio=1.5,
+    patch_size=2,
+    widths=(6,),
+    window=3,
+    recall=5,
+    carry=True,
+    aim=2,
+    guess=True,
 )
 B, T, C, M, H, W = 2, 9, 3, 5, 4, 6
 

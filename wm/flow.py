@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wm.config import config
-from wm.paths import PATHS, Path
+from wm.paths import PATHS, Path, Rectified
 
 # Predict(x_t, t) -> y: a model with its condition bound. x_t (B, T, C, H, W), t (B, T), y like x_t.
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -26,6 +26,15 @@ LEVEL_MARGIN = 1e-3
 SMALLEST_DETERMINANT = 1e-5
 
 Prediction = Literal["velocity", "x", "noise", "v"]
+
+
+def rectified_guess(x_t: Tensor, t: Tensor) -> Tensor:
+    """On the rectified path the linear guess of x, of mean 0 and deviation 1, whose squared error is least: a x_t / (a^2 + b^2).
+
+    Pure noise says nothing of x, and its guess is 0.
+    """
+    a, b = _over(Rectified().a(t), x_t), _over(Rectified().b(t), x_t)
+    return x_t * a / (a.square() + b.square())
 
 
 def _row(path: Path, prediction: Prediction, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from wm.conditioning.condition import Condition
 from wm.config import config
+from wm.flow import rectified_guess
+from wm.models.aim import Aim
 from wm.models.hourglass import WAVES, Down, Up
 from wm.models.look import Look
 from wm.models.memory import Memory, Past
@@ -79,6 +81,8 @@ class DiTConfig:
     full: bool = False  # tokens see all tokens of the frames in view, not only themselves there
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
+    aim: int = 0  # waves that tell each latent where it lies as seen from the pointer; 0 tells nothing
+    guess: bool = False  # whether x_t enters as what it says of x (`rectified_guess`), for the rectified path: pure noise says nothing
     carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
     attention: Literal["auto", "plain", "sdpa", "flex", "xformers", "flash"] = "auto"
     recompute: Recompute = "none"  # what a backward computes again instead of keeping: selective and full save memory
@@ -134,6 +138,7 @@ class DiT(nn.Module):
         self.patterns = config.patterns()
         self.where = tagged(nn.Linear(2 * WAVES, size), hidden=False)
         self.look = Look(config.widths, size) if num_maps else None
+        self.aim = Aim(config.widths[0], config.aim) if config.aim else None
         self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
         self.trust = zero_initialised(nn.Linear(size, channels))
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
@@ -159,12 +164,15 @@ class DiT(nn.Module):
         dtype = self.where.weight.dtype
         maps = None if condition.maps is None else condition.maps.to(dtype)
         dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
-        joined = torch.cat([part.to(dtype) for part in (x_t, past.x_t, *dragged[:1], maps) if part is not None], dim=2)
+        entering = rectified_guess(x_t, t) if self.config.guess else x_t
+        parts = entering, past.x_t, *dragged[:1], maps
+        joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
         view = self._view(x_t, rows, memory)
         if condition.tokens is not None:
             view.text = condition.tokens, condition.mask
         state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
-        tokens, levels = self.down(joined, state, self._cosines(x_t))
+        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
+        tokens, levels = self.down(joined, state, self._cosines(x_t), aim)
         if self.look is not None and condition.place is not None:
             state = state + self.look(levels, condition.place)
         where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)

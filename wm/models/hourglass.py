@@ -33,8 +33,8 @@ class Down(nn.Module):
     """What goes into each frame (B, T, J, H, W), under the frame's state (B, T, D) -> tokens (B, T, N, D) and the levels.
 
     The state, which knows the noise level and the action, scales and shifts what the first convolution finds; so does the
-    place, as cosines (2 WAVES, H, W): a window opens where its kind of window opens. The levels
-    are what `Up` takes on the way back, ((B T), width, H / 2^i, W / 2^i).
+    place, as cosines (2 WAVES, H, W): a window opens where its kind of window opens; and `aim` ((B T), width, H, W), what
+    Aim says of the way from the pointer. The levels are what `Up` takes on the way back, ((B T), width, H / 2^i, W / 2^i).
     """
 
     def __init__(self, joined: int, widths: tuple[int, ...], patch_size: int, size: int) -> None:
@@ -50,9 +50,11 @@ class Down(nn.Module):
         )
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths[1:])
 
-    def forward(self, joined: Tensor, state: Tensor, cosines: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, joined: Tensor, state: Tensor, cosines: Tensor, aim: Tensor | float = 0.0
+    ) -> tuple[Tensor, list[Tensor]]:
         frames = rearrange(joined, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
-        x = self.film(self.enter(frames) + self.where(cosines), state.flatten(0, 1))
+        x = self.film(self.enter(frames) + self.where(cosines) + aim, state.flatten(0, 1))
         levels = [x]
         for fold, merge, block in zip(self.folds, self.merges, self.blocks, strict=False):
             x = block(merge(fold(x)))

@@ -54,6 +54,12 @@ class TrainDiTConfig:
     text_guidance_scale: float = 1.0  # of the text alone
     guidance_limits: GuidanceLimits = GuidanceLimits()
 
+    def __post_init__(self) -> None:
+        if self.denoiser.dit.guess and self.flow.path != "rectified":
+            raise ValueError(
+                f"dit.guess knows the rectified path alone and flow.path is {self.flow.path}: set dit.guess=false"
+            )
+
     def build(self, context: StageContext) -> "TrainDiT":
         return TrainDiT(self, context)
 
