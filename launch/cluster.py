@@ -26,10 +26,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from launch import elastic, prepare, worker
 from launch.entry import StageError
+from launch.resources import START_SECONDS
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
-from wm.engine import lock
+from wm.engine import failures, lock
 from wm.engine.world import World
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a stage is seen that late; the default is 2 s
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # the default is to wait for ever
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{START_SECONDS:g}",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "900",  # the default is to wait for ever
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }
@@ -92,15 +93,16 @@ class Cluster:
         folder = run.output(root)
         losses, grows = 0, True
         while grows:
+            failures.forget(folder)
             try:
                 result, grows = _fit(run, root, folder, self._trust)
             except TrainingFailedError as error:
-                cause = _cause(error)
+                cause, first = _cause(error), failures.first(folder)
                 (folder / "error.log").write_text(str(error))
                 if losses == run.resources.max_failures or not _passing(cause):
-                    raise _as_ours(cause, folder) from error
+                    raise _as_ours(cause, folder, first) from error
                 losses += 1
-                log.warning("a worker was lost (%s); goes on from its last checkpoint", _line(cause))
+                log.warning("a worker was lost (%s); goes on from its last checkpoint", first or _line(cause))
                 lock.wait_until_free(folder, LOST_SECONDS)
             except RayError as error:
                 raise StageError(
@@ -187,7 +189,7 @@ def _trainer(run: RunConfig, root: Path, folder: Path, num_workers: int, trust: 
         train_worker,
         train_loop_config={"run": to_dict(run), "root": str(root.resolve()), "trust": trust},
         torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.timeout_seconds)
+            backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.collective_seconds)
         ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
@@ -208,7 +210,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What each training worker does, in its own process."""
     run, root = from_dict(RunConfig, settings["run"]), Path(settings["root"])
     torch.set_num_threads(run.resources.threads)
-    world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
+    world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.collective_seconds)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     stop = run.output(root) / STOP
@@ -240,11 +242,13 @@ def _passing(cause: BaseException) -> bool:
     )
 
 
-def _as_ours(cause: BaseException, folder: Path) -> BaseException:
-    """`cause` itself if its text says what to do, else one line that says where to look."""
+def _as_ours(cause: BaseException, folder: Path, first: str | None) -> BaseException:
+    """`cause` itself if its text says what to do, else what failed first, in one line that says where to look."""
     if isinstance(cause, ValueError | OSError | FloatingPointError) and not _passing(cause):
         return cause
-    return StageError(f"{_line(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt")
+    return StageError(
+        f"{first or _line(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt"
+    )
 
 
 def _line(cause: BaseException) -> str:

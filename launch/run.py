@@ -10,6 +10,7 @@ from typing import Any
 from launch import stage_state
 from launch.entry import INTERRUPTED, OK, guarded, sole_user, spoken
 from launch.progress import clock
+from launch.resources import START_SECONDS, Resources
 from launch.run_config import load_run
 from launch.runtime import Runtime, ThisProcess
 from launch.stages import check_inputs, describe, run_stage
@@ -71,6 +72,8 @@ def run_file(arguments: argparse.Namespace, command: str) -> int:
                 f"{folder} was made with other settings ({changes}); --again keeps it under old/ and makes it anew"
             )
         print(f"{describe(run)} -> {folder}", flush=True)
+        if run.trains:
+            print(patience(run.resources, on_ray=not arguments.local), flush=True)
         with open_runtime(arguments) as runtime:
             result = run_stage(run, root, runtime, arguments.config.parent)
     if result.get("stopped"):
@@ -78,6 +81,15 @@ def run_file(arguments: argparse.Namespace, command: str) -> int:
         return INTERRUPTED
     print(f"done in {clock(stage_state.read(folder)['seconds'])}{summary(result)}")
     return OK
+
+
+def patience(resources: Resources, on_ray: bool) -> str:
+    """The time-outs of a training, in a line."""
+    start = f"workers start within {START_SECONDS:g} s, " if on_ray else ""
+    return (
+        f"time-outs: {start}a phase of a step within {resources.timeout_seconds:g} s (resources.timeout_seconds), "
+        f"a collective within {resources.collective_seconds:g} s"
+    )
 
 
 def summary(result: dict[str, Any]) -> str:

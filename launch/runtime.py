@@ -14,6 +14,7 @@ from launch.resources import Resources
 from launch.run_config import RunConfig
 from launch.shard_work import MapTasks, map_here
 from wm.config import ConfigError
+from wm.engine import failures
 from wm.engine.world import World
 
 # A file of this name in a stage's folder asks its training to save and stop at the next step.
@@ -46,7 +47,11 @@ class ThisProcess:
     def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
         check_gpus(run.resources, torch.cuda.device_count())
         torch.set_num_threads(run.resources.threads)
-        world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
+        world = World.from_environment(
+            None if run.resources.gpus_per_worker else "cpu", run.resources.collective_seconds
+        )
+        if world.rank == 0:
+            failures.forget(run.output(root))
         stop = run.output(root) / STOP
         stop.unlink(missing_ok=True)
         with asked_to_stop(stop):

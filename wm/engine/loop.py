@@ -19,13 +19,14 @@ from torch import Tensor
 
 from wm.config import config, dump
 from wm.durable import write_text
-from wm.engine import checkpoint, failpoints
+from wm.engine import checkpoint, failpoints, phases
 from wm.engine.drift import refuse_drift
 from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
 from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Part, Stage
 from wm.engine.saving import LAST_ATTEMPTS, Saver
 from wm.engine.signals import stop_signals
+from wm.engine.stragglers import Stragglers
 from wm.engine.update import Diverged
 from wm.engine.world import World
 
@@ -107,6 +108,7 @@ class _Progress:
         self._root, self._trust = folder / "checkpoints", trust
         self._saver = Saver(self._root, world, self._tree, config.keep_last, config.async_save, on_checkpoint)
         self._step, self._cursor = 0, 0
+        self._stragglers = Stragglers(world)
         self._rollbacks, self._rollbacks_in_a_row, self._rolled_back_to = 0, 0, -1
         self._owes_save = False
         self._seconds_before, self._started_at = 0.0, time.monotonic()
@@ -142,7 +144,10 @@ class _Progress:
                 self._roll_back(error)
 
     def _steps(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
+        phases.enter("data", self._step)
         for batch, cursor in open_batches(self._cursor):
+            phases.enter("forward", self._step)
+            phases.precisely(self._world.device.type == "cuda" and self._logs(self._step + 1))
             failpoints.reach("loop.step")
             self._cursor = cursor
             # Draws that are not keyed by sample (dropout) follow the step, so that a resumed run repeats them.
@@ -150,22 +155,26 @@ class _Progress:
             # After a rollback the stream is ahead of the steps; what a stage does at a step follows the steps.
             metrics = self._stage.step(dataclasses.replace(batch, step=self._step))
             self._step += 1
+            phases.enter("log", self._step)
             failpoints.reach("loop.stepped")
             self._saver.settle()
             skipped = self._log_metrics(metrics)
             if self._due(self._config.sample_every):
+                phases.enter("sample")
                 with torch.no_grad():
                     self._log.pictures(self._step, self._stage.sample(batch))
             self._stopped = self._world.any(stop())
             ends = self._stopped or self._step == self._config.num_steps
             self._owes_save |= self._due(self._config.save_every)
             # Not among skipped steps: the checkpoint that training goes back to should be from before the trouble.
+            phases.enter("save")
             if ends:
                 self._saver.save_last(*self._saved(), attempts=1 if self._stopped else LAST_ATTEMPTS)
                 return
             if self._owes_save and not skipped:
                 self._owes_save = False
                 self._saver.save(*self._saved())
+            phases.enter("data")
         raise RuntimeError(f"the batches ended at step {self._step} of {self._config.num_steps}; they must not end")
 
     def _roll_back(self, error: Diverged) -> None:
@@ -211,6 +220,7 @@ class _Progress:
         if unfinished:
             logger.info("stopped at step %d", self._step)
         else:
+            phases.enter("finish")
             failpoints.reach("loop.finish")
             result |= self._stage.finish(self._folder)
             self._world.barrier()
@@ -227,6 +237,10 @@ class _Progress:
         except OSError as error:  # every manifest has it too
             logger.warning("%s cannot be written (%s); training goes on", self._folder / "config.yaml", error)
 
+    def _logs(self, step: int) -> bool:
+        every = self._config.log_every
+        return step in (1, self._config.num_steps) or (every > 0 and step % every == 0)
+
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0
 
@@ -235,7 +249,7 @@ class _Progress:
         skipped = _skipped(metrics)
         news = skipped > self._skipped  # a row of its own: a skip must be found at the step where it happened
         self._skipped = skipped
-        if not (news or self._step == 1 or self._step == self._config.num_steps or self._due(self._config.log_every)):
+        if not (news or self._logs(self._step)):
             return False
         means = self._world.mean_metrics(metrics)
         now = time.monotonic()
@@ -243,6 +257,7 @@ class _Progress:
         self._logged_step, self._logged_at = self._step, now
         clock = {
             "seconds": self._seconds(), "seconds_per_step": rate, "save_seconds": self._saver.blocked_seconds,
+            "straggler_seconds": self._stragglers.look(),
         }  # fmt: skip
         alarms = {
             "failed_saves": self._saver.failed_saves, "failed_deletions": self._saver.failed_deletions,
