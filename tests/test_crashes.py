@@ -1,5 +1,6 @@
 """The crash matrix: wherever a run dies, the next start goes on from the newest checkpoint and ends at the same bits."""
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -222,3 +223,30 @@ def test_killed_at_random_moments(beside: bool, wanted: int, tmp_path: Path, gol
             lost = max((row["step"] + 1 for row in seen(folder)), default=0) - newest(folder)
             assert lost <= (2 if beside else 1) * SAVE_EVERY
         assert end(folder, 1) == golden[1]
+
+
+@pytest.mark.case("T-10")
+@pytest.mark.slow
+def test_told_to_stop_on_one_rank_at_random_moments_all_save_at_the_same_step(tmp_path: Path, golden):
+    """Fifty signals over as many runs as that takes; no step is done twice."""
+    generator = random.Random(1)
+    told, runs = 0, 0
+    while told < 50:
+        runs += 1
+        folder = tmp_path / str(runs)
+        while not (folder / "result.json").exists():
+            before = len(seen(folder))
+            workers = start(folder, 2, "loop.step=sleep:0.01@1+")
+            while len(seen(folder)) == before and all(worker.is_alive() for worker in workers):
+                time.sleep(0.005)  # a signal before the first step ends a run as it ends any program
+            time.sleep(generator.uniform(0, 0.2))
+            told += 1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(workers[generator.randrange(2)].pid, signal.SIGTERM)
+            assert set(finish(workers)) <= {
+                0,
+                -signal.SIGTERM,
+            }  # the second: told in its last moment, when it had ended
+            done = [[row["step"] for row in seen(folder, rank)] for rank in range(2)]
+            assert done[0] == done[1] == list(range(newest(folder)))
+        assert end(folder, 2) == golden[2]
