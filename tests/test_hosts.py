@@ -6,6 +6,7 @@ The hosts are network namespaces (tests/namespaces.py). Ray places a worker on e
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -198,8 +199,10 @@ def agree_with_one_process(root: Path, found: dict[int, float]) -> None:
         process.kill()
         process.wait()
     expected = losses(root / "alone")
-    assert [found[step] for step in range(1, 21)] == pytest.approx([expected[step] for step in range(1, 21)], rel=1e-4)
-    assert [found[step] for step in found] == pytest.approx([expected[step] for step in found], rel=2e-2)
+    apart = [abs(found[step] / expected[step] - 1) for step in found]
+    # Sums over other numbers of ranks round otherwise, and training amplifies that; another batch would be 10% apart.
+    assert max(apart[:20]) < 1e-4
+    assert statistics.median(apart) < 1e-2
 
 
 @pytest.mark.slow
