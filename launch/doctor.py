@@ -139,7 +139,7 @@ def same_versions(found: Sequence[Facts]) -> Finding:
 
 def enough_gpus(found: Sequence[Facts], run: RunConfig | None) -> Finding:
     there = [gpu for f in found for gpu in f["gpus"]]
-    needed = run.resources.num_workers * run.resources.gpus_per_worker if run is not None else 0
+    needed = run.resources.fewest * run.resources.gpus_per_worker if run is not None else 0
     kinds = sorted({f"{name}, {size / GIB:.0f} GiB" for name, size in there})
     text = f"{len(there)} ({'; '.join(kinds)})" if there else "none; the CPU computes"
     if needed > len(there):

@@ -21,8 +21,6 @@ class Resources:
     def __post_init__(self) -> None:
         if self.timeout_seconds < 1:
             raise ValueError(f"timeout_seconds {self.timeout_seconds:g} must be at least 1")
-
-    def __post_init__(self) -> None:
         if not 0 <= self.min_workers <= self.num_workers:
             raise ValueError(f"min_workers {self.min_workers} must be from 0 to num_workers, {self.num_workers}")
 

@@ -4,6 +4,7 @@ Each host has its own interface eth0, loopback, ports and host name, and shares 
 cluster do. A host can be cut off, joined again, and lose its processes.
 """
 
+import itertools
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ RAY_PORT = 6379
 NODE_SECONDS = 120.0  # for a node to come up on a machine that does much else
 # As the rendered clusters have it: a host that is cut off is given up after 3 times 3 + 5 seconds; by itself Ray takes 65.
 HEALTH = {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3"}
+_numbers = itertools.count()  # of networks that this process has made
 STORE = 80 << 20  # bytes of a node's object store; Ray takes no less
 
 
@@ -129,7 +131,7 @@ def hosts(*names: str, **more: str) -> Iterator[list[Host]]:
 
     `more` is added to their environment.
     """
-    mark = f"wm{os.getpid()}"
+    mark = f"wm{os.getpid()}-{next(_numbers)}"
     switch = f"{mark}-switch"
     folder = Path(tempfile.mkdtemp(prefix="wm", dir="/tmp"))  # short: a socket's path has room for 107 letters
     environment = os.environ | {

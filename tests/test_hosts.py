@@ -4,7 +4,9 @@ The hosts are network namespaces (tests/namespaces.py). Ray places a worker on e
 """
 
 import json
+import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ PATIENCE = 900.0  # seconds, on a machine that does much else
 NOTICE_SECONDS = 30.0  # until the head gives up a host that does not answer: 3 times 3 + 5 seconds, and a little
 STEP_SECONDS = 0.25  # at least: the run should still go on when its hosts have come back
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing() or "there can be hosts")]
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there can be hosts")
 
 TRAINING = [
     "stage.vae.widths=[8,16]",
@@ -103,6 +105,52 @@ def start(cluster: list[Host], root: Path, fewest: int, name: str = "run.out") -
     return Training(head, root, head.start(command, HERE, name), head.folder / name)
 
 
+def test_hosts_reach_each_other_and_are_cut_off_and_gone_at_the_end() -> None:
+    with hosts("ant", "bee", "cat") as (ant, bee, cat):
+        names = [host.run(["hostname"], 20).stdout.strip() for host in (ant, bee, cat)]
+        assert names == ["ant", "bee", "cat"]
+        for host in (ant, bee, cat):
+            host.start(
+                [sys.executable, "-m", "http.server", "8000", "--directory", str(HERE / "configs")], HERE, "server"
+            )
+        assert all(reaches(one, other) for one in (ant, bee, cat) for other in (ant, bee, cat))
+        bee.cut()
+        assert [reaches(ant, bee, 0.5), reaches(bee, cat, 0.5), reaches(cat, ant)] == [False, False, True]
+        bee.join()
+        assert reaches(ant, bee)
+        for host in (bee, cat):
+            host.isolate()
+        assert [reaches(ant, bee), reaches(ant, cat), reaches(bee, cat, 0.5)] == [True, True, False]
+        assert bee.kill("http.server") == 1
+        assert not reaches(ant, bee, 0.5)
+        processes, folder = [*ant.processes(), *cat.processes()], ant.folder
+        assert len(processes) == 2
+        with pytest.raises(ZeroDivisionError):
+            start_and_fail(processes)
+    assert not folder.exists()
+    assert not any(Path(f"/proc/{number}").exists() for number in processes)
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert f"wm{os.getpid()}-" not in left
+
+
+def start_and_fail(processes: list[int]) -> None:
+    with hosts("dog") as (dog,):
+        dog.start(["sleep", "100"], HERE, "sleep")
+        processes += dog.processes()
+        raise ZeroDivisionError
+
+
+def reaches(host: Host, other: Host, seconds: float = 10.0) -> bool:
+    """Whether `host` is answered at port 8000 of `other` within so many seconds, tried again and again."""
+    end = time.monotonic() + seconds
+    while True:
+        tried = host.run(["bash", "-c", f"exec timeout 0.5 bash -c 'exec 3<>/dev/tcp/{other.address}/8000'"], 20)
+        if tried.returncode == 0 or time.monotonic() > end:
+            return tried.returncode == 0
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_three_hosts_train_as_one_and_outlive_what_they_lose(three: list[Host], recorded: Path) -> None:
     first, second, third = three
     training = start(three, recorded, fewest=2)
@@ -151,10 +199,13 @@ def agree_with_one_process(root: Path, found: dict[int, float]) -> None:
         process.kill()
         process.wait()
     expected = losses(root / "alone")
-    assert [found[step] for step in range(1, 21)] == pytest.approx([expected[step] for step in range(1, 21)], rel=1e-4)
-    assert [found[step] for step in found] == pytest.approx([expected[step] for step in found], rel=2e-2)
+    apart = [abs(found[step] / expected[step] - 1) for step in found]
+    # Sums over other numbers of ranks round otherwise, and training amplifies that; another batch would be 10% apart.
+    assert max(apart[:20]) < 1e-4
+    assert statistics.median(apart) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_lost_head_ends_the_run_and_the_same_command_goes_on(
     three: list[Host], recorded: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +228,7 @@ def test_a_lost_head_ends_the_run_and_the_same_command_goes_on(
     assert training.ranks() == 3
 
 
+@pytest.mark.slow
 def test_the_doctor_names_two_hosts_that_do_not_reach_each_other(three: list[Host], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launch.doctor", "--root", str(tmp_path), "--address"]
     command += [f"{three[0].address}:{RAY_PORT}"]
