@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from launch.entry import StageError
 from launch.resources import Resources
@@ -93,8 +94,12 @@ def growing(run: RunConfig, now: int, stop: Path) -> Iterator[threading.Event]:
 def _watch(run: RunConfig, now: int, stop: Path, asked: threading.Event, over: threading.Event) -> None:
     since: float | None = None
     while not over.wait(LOOK_SECONDS):
-        more = largest(run, room(answering(), run.resources))
-        if more <= now or not _free(run.resources, more - now):
+        try:
+            more = largest(run, room(answering(), run.resources))
+            grows = more > now and _free(run.resources, more - now)
+        except RayError:  # the head does not answer; if it is lost, the training says so
+            grows = False
+        if not grows:
             since = None
             continue
         since = since or time.monotonic()

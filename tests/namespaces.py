@@ -20,7 +20,7 @@ from pathlib import Path
 
 PROGRAMS = ("ip", "unshare")
 RAY_PORT = 6379
-NODE_SECONDS = 120.0  # for a node to come up on a machine that does much else
+NODE_SECONDS = 300.0  # for a node to come up on a machine that does much else
 # As the rendered clusters have it: a host that is cut off is given up after 3 times 3 + 5 seconds; by itself Ray takes 65.
 HEALTH = {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3"}
 _numbers = itertools.count()  # of networks that this process has made
