@@ -105,9 +105,11 @@ def _vgg(path: Path, device: torch.device) -> Distance:
 
 def _lpips(path: Path, device: torch.device) -> Distance:
     try:
-        network: Any = torch.jit.load(path, map_location=device).eval().requires_grad_(False)
+        network: Any = torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
         raise ValueError(f"{path} is no TorchScript network: {str(error).strip().splitlines()[0]}") from None
+    for parameter in network.parameters():  # requires_grad_ of a script module is refused
+        parameter.requires_grad_(False)
 
     def features(frames: Tensor) -> Tensor:
         found: Tensor = network((frames + 1) * 127.5, resize_images=False, return_lpips=True)
