@@ -39,7 +39,7 @@ def encoder_weights(stage: Any) -> list[Tensor]:
 )
 def test_every_setting_at_once_trains_and_is_logged(root: Path, learner: Any) -> None:
     terms = (Charbonnier(), Gradient())
-    stage, found = trained(
+    _, found = trained(
         root,
         learner,
         reconstruction=terms,
@@ -59,7 +59,7 @@ def test_every_setting_at_once_trains_and_is_logged(root: Path, learner: Any) ->
 
 
 def test_the_default_loss_is_what_it_always_was(root: Path) -> None:
-    stage, found = trained(root, steps=0)
+    stage, _ = trained(root, steps=0)
     now = batch(0, "train_vae")
     loss, metrics = stage.autoencoder_loss(now)
     video = to_unit_range(now.video)
@@ -72,7 +72,7 @@ def test_the_default_loss_is_what_it_always_was(root: Path) -> None:
 
 def test_the_encoder_freezes_with_the_critic_or_goes_on_by_choice(root: Path) -> None:
     for freeze in (True, False):
-        stage, found = trained(root, steps=3, freeze_encoder=freeze)
+        stage, _ = trained(root, steps=3, freeze_encoder=freeze)
         before = encoder_weights(stage)
         metrics = stage.step(batch(3, "train_vae"))
         same = all(torch.equal(a, b) for a, b in zip(before, encoder_weights(stage), strict=True))
