@@ -153,7 +153,8 @@ class CursorPSNR:
             return {self.kind: unmeasured("this world has no cursor")}
         made, real = _frames(compared)
         pointer = compared.pointer.flatten(0, 1).repeat(len(compared.made), 1)
-        found = cursor_psnr(made, real, boxes(pointer, aids.sprites, *real.shape[-2:], self.margin_px))
+        height, width = real.shape[-2:]
+        found = cursor_psnr(made, real, boxes(pointer, aids.sprites, height, width, self.margin_px))
         seen = torch.nonzero(found.isfinite())[:, 0]
         return _share(self.kind, found[seen], seen, compared, aids, "the cursor is in no frame")
 
