@@ -21,6 +21,8 @@ from wm.config import ConfigError, from_dict
 from wm.rollout import WorldSession
 from wm.stages.evaluate import reconstruction
 from wm.stages.evaluate_captions import VAE, CaptionEvaluation, EvaluateCaptionsConfig
+from wm.stages.video_clips import encoder
+from wm.stages.video_measures import Aids
 
 
 def caption_units(settings: EvaluateCaptionsConfig) -> list[tuple[str, int]]:
@@ -80,6 +82,7 @@ def open_caption_evaluation(
         space=recordings.manifest.action_space,
         seed=seed,
         fingerprint=" ".join(hashes),
+        aids=Aids(encode=encoder(world.vae, device), device=device, seed=seed),
     )
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from data_pipeline.schema import to_action
+from data_pipeline.environments.bitmap_font import GLYPHS
+from data_pipeline.environments.desktop_drawing import enlarge
+from data_pipeline.schema import DatasetManifest, to_action
 from data_pipeline.shards import Dataset
 from launch.resources import Resources
 from launch.shard_work import MapTasks
@@ -15,6 +18,8 @@ from wm import artifact
 from wm.rollout import WorldSession
 from wm.stages.bench import VAE, unit_name
 from wm.stages.evaluate import Clip, EvaluateConfig, Evaluation, reconstruction
+from wm.stages.video_clips import encoder
+from wm.stages.video_measures import Aids
 
 
 def make_measurements(
@@ -69,7 +74,17 @@ def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: in
         space=recordings.manifest.action_space,
         seed=seed,
         fingerprint=" ".join(hashes),
+        aids=Aids(encode=encoder(world.vae, device), glyphs=glyphs_of(recordings.manifest), device=device),
     )
+
+
+def glyphs_of(manifest: DatasetManifest) -> dict[str, Tensor]:
+    """The letters of the world's font as it draws them, (h, w) bool; none where it does not say."""
+    environment = manifest.source.get("environment") or {}
+    if environment.get("kind") != "desktop_sim":
+        return {}
+    scale = environment.get("scale", 1)
+    return {letter: torch.from_numpy(enlarge(glyph, scale).copy()) for letter, glyph in GLYPHS.items()}
 
 
 def clip_of(recordings: Dataset, number: int) -> Clip:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from wm.models.critic import PatchCritic, PatchCriticConfig, critic_loss, fooling_loss
+from wm.losses.adversarial import critic_loss, fooling_loss
+from wm.models.critic import PatchCritic, PatchCriticConfig
 
 
 def small() -> PatchCritic:

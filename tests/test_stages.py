@@ -23,12 +23,13 @@ from wm.artifact import ArtifactError, load_denoiser, load_vae
 from wm.engine.loop import LoopConfig
 from wm.engine.loop import run as run_loop
 from wm.engine.world import World
+from wm.losses.importance import edges
 from wm.models.vae import to_unit_range
 from wm.rollout import WorldSession
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.export import ExportConfig
 from wm.stages.train_dit import change_weight
-from wm.stages.train_vae import TrainVAEConfig, edges
+from wm.stages.train_vae import TrainVAEConfig
 
 KINDS = tuple(tiny_stages.CONFIGS)
 ROOT = Path(__file__).parent.parent

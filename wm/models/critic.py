@@ -1,7 +1,6 @@
 """Patch critic: says of each patch of a frame whether it is real or decoded (Isola et al. 2017, section 3.2.2)."""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -36,13 +35,3 @@ class PatchCritic(nn.Module):
         video = video.to(next(self.parameters()).dtype)
         frames = rearrange(video, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         return rearrange(self.layers(frames), "(b t) 1 h w -> b t h w", b=video.shape[0])
-
-
-def critic_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of the critic from its logits on real and decoded frames (Lim & Ye 2017, equation 13)."""
-    return F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean()
-
-
-def fooling_loss(made: Tensor) -> Tensor:
-    """What the decoder minimises: minus the mean logit of its frames (Lim & Ye 2017, equation 14)."""
-    return -made.mean()

@@ -22,6 +22,8 @@ from wm.stages.bench import VAE, Bench, Counts, OpenSession, Session, Sighting, 
 from wm.stages.pictures import save_animation, save_png, strip
 from wm.stages.probes import cursor_error, probe
 from wm.stages.trials import Clip, pointer_pixels
+from wm.stages.video_clips import measured_model, measured_tokenizer
+from wm.stages.video_measures import Aids, VideosConfig
 
 __all__ = ["Clip", "EvaluateConfig", "Evaluation", "OpenSession", "Reconstruct", "Session", "Target", "reconstruction"]
 
@@ -87,6 +89,7 @@ class EvaluateConfig:
     vae_frames: int = 256
     counts: Counts = Counts()
     transition_rule: TransitionRule = TransitionRule()
+    videos: VideosConfig = VideosConfig()  # further measures, by name
     targets: tuple[Target, ...] = TARGETS
 
     def units(self) -> tuple[tuple[str, int], ...]:
@@ -110,8 +113,9 @@ class EvaluateConfig:
         space: ActionSpace,
         seed: int,
         fingerprint: str = "",
+        aids: Aids | None = None,
     ) -> "Evaluation":
-        """An evaluation that writes into `folder`.
+        """An evaluation that writes into `folder`; `aids` are what the measures of whole videos need besides.
 
         `fingerprint` names the weights (their hashes): a unit that was measured on other ones is measured again.
         ValueError when there is nothing to evaluate on.
@@ -122,7 +126,10 @@ class EvaluateConfig:
         if longest <= context:
             raise ValueError(f"held-out clips have at most {longest} frames; context_frames={context} needs one more")
         sprites = tuple(Sprite(*cursor) for cursor in cursors) if space.pointer == "absolute" else ()
-        return Evaluation(self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint)
+        aids = dataclasses.replace(aids or Aids(), sprites=sprites, seed=seed)
+        return Evaluation(
+            self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint, aids
+        )
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class Evaluation:
     space: ActionSpace
     seed: int
     fingerprint: str
+    aids: Aids
 
     def units(self) -> tuple[tuple[str, int], ...]:
         """The models and numbers of steps to call `measure` with, in any order and any process."""
@@ -165,24 +173,27 @@ class Evaluation:
             self.measure(model, steps)
 
     def _probe(self, name: str, model: str, steps: int) -> dict[str, Any]:
-        found = probe(
-            Bench(
-                open_session=self.open_session,
-                model=model,
-                num_steps=steps,
-                clips=self.clips,
-                sprites=self.sprites,
-                space=self.space,
-                counts=self.config.counts,
-                rule=self.config.transition_rule,
-                seed=self.seed,
-            )
-        )
+        bench = self._bench(model, steps)
+        found = probe(bench)
+        found.measures |= measured_model(self.config.videos, bench, self.aids)
         pictures = self._save(name, found.pictures)
         if found.animation is not None:
             pictures["animation"] = f"{name}/rollout.webp"
             save_animation(self.folder / pictures["animation"], found.animation, self.space.fps)
         return {"measures": found.measures, "details": found.details, "pictures": pictures}
+
+    def _bench(self, model: str, steps: int) -> Bench:
+        return Bench(
+            open_session=self.open_session,
+            model=model,
+            num_steps=steps,
+            clips=self.clips,
+            sprites=self.sprites,
+            space=self.space,
+            counts=self.config.counts,
+            rule=self.config.transition_rule,
+            seed=self.seed,
+        )
 
     def _probe_vae(self) -> dict[str, Any]:
         places = [(c, i) for c, clip in enumerate(self.clips) for i in range(len(clip))]
@@ -199,6 +210,7 @@ class Evaluation:
         for name, frames in (("cursor_error_px", made), ("cursor_instrument_px", real)):
             sighting = Sighting(frames, torch.cat(pointers), groups)
             measures |= cursor_error(self.sprites, [sighting], self.seed, name).measures
+        measures |= measured_tokenizer(self.config.videos, self._bench(*VAE), self.reconstruct, self.aids)
         columns = self.config.counts.strip_trials
         shown = torch.arange(min(columns, len(real))) * max(1, len(real) // columns)
         picture = strip([real[shown], made[shown]])

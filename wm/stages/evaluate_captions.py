@@ -19,6 +19,7 @@ from wm.measures import mean_interval, psnr
 from wm.stages.bench import row
 from wm.stages.evaluate import Reconstruct, Target, read_unit
 from wm.stages.pictures import save_png, strip
+from wm.stages.video_measures import Aids, Compared, VideoMeasure, VideosConfig
 
 VAE = "vae"  # the unit of the tokenizer alone
 
@@ -57,6 +58,7 @@ class EvaluateCaptionsConfig:
     num_clips: int = 128  # a unit
     batch: int = 32  # drawn at once
     shown_clips: int = 12  # in the pictures
+    measures: tuple[VideoMeasure, ...] = ()  # of the drawn clips against the recorded ones, by name
     targets: tuple[Target, ...] = caption_targets("teacher-16")
 
     def units(self) -> tuple[tuple[str, int], ...]:
@@ -77,6 +79,7 @@ class EvaluateCaptionsConfig:
         space: ActionSpace,
         seed: int,
         fingerprint: str,  # of the weights: a unit that was measured on other ones is measured again
+        aids: Aids | None = None,  # of the further measures
     ) -> "CaptionEvaluation":
         """An evaluation that writes into `folder`; ValueError where there are fewer captions than clips to draw."""
         if len(captions) < self.num_clips:
@@ -95,6 +98,7 @@ class EvaluateCaptionsConfig:
             space,
             seed,
             fingerprint,
+            aids or Aids(seed=seed),
         )
 
 
@@ -112,6 +116,7 @@ class CaptionEvaluation:
     space: ActionSpace
     seed: int
     fingerprint: str
+    aids: Aids
 
     def measure_vae(self) -> dict[str, Any]:
         """The unit of the tokenizer: PSNR of held-out clips, and whether they still show what their captions say.
@@ -134,7 +139,10 @@ class CaptionEvaluation:
             start = time.perf_counter()
             made = self.draw(model, steps)
             seconds, num_frames = time.perf_counter() - start, made.shape[0] * made.shape[1]
-            return {**self._judged(f"{model}-{steps}", made), "frames_per_second": round(num_frames / seconds, 2)}
+            further = VideosConfig(measures=self.config.measures)
+            rows = further.measure(Compared(self.videos, made[None], captions=self.captions), self.aids)
+            speed = round(num_frames / seconds, 2)
+            return {**self._judged(f"{model}-{steps}", made), **rows, "frames_per_second": speed}
 
         return self._once(f"{model}-{steps}", probe)
 
