@@ -17,7 +17,9 @@ PLAIN = dataclasses.replace(SMALL, recall=0, carry=False)
 CONFIGS = {
     "factorised": SMALL,
     "global layers": dataclasses.replace(SMALL, depth=4, window=2, global_every=2),
-    "global layers, every other looks back": dataclasses.replace(PLAIN, depth=4, window=2, global_every=2, time_every=2),
+    "global layers, every other looks back": dataclasses.replace(
+        PLAIN, depth=4, window=2, global_every=2, time_every=2
+    ),
     "sinks": dataclasses.replace(SMALL, window=2, sinks=2),
     "no window": dataclasses.replace(PLAIN, window=0),
     "full": dataclasses.replace(PLAIN, full=True, window=0),
