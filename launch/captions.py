@@ -63,7 +63,7 @@ def open_caption_evaluation(
     settings: EvaluateCaptionsConfig, root: Path, folder: Path, seed: int, device: str = "cpu"
 ) -> CaptionEvaluation:
     """The models and the held-out recordings under `root`, ready to be measured."""
-    stages = (("teacher", settings.teacher), ("student", settings.student))
+    stages = (("teacher", settings.teacher), ("student", settings.student), ("weak", settings.weak))
     weights = {name: root / where / "weights" for name, where in stages if where}
     vae = root / settings.vae / "weights"
     world = artifact.assemble(vae, weights, world=root.name, context_frames=1, device=torch.device(device))

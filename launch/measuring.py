@@ -50,9 +50,8 @@ def measure_unit(
 
 def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: int, device: str = "cpu") -> Evaluation:
     """The models and the held-out recordings under `root`, ready to be measured."""
-    models = {
-        name: root / where for name, where in (("teacher", settings.teacher), ("student", settings.student)) if where
-    }
+    named = (("teacher", settings.teacher), ("student", settings.student), ("weak", settings.weak))
+    models = {name: root / where for name, where in named if where}
     weights = {name: path / "weights" for name, path in models.items()}
     vae = root / settings.vae / "weights"
     world = artifact.assemble(

@@ -15,7 +15,7 @@ from wm.engine.drift import ALWAYS_ALLOWED
 STATE, RESULT, DATASET = "stage.json", "result.json", "dataset.json"
 
 # Fields of a stage that name what an earlier stage left, relative to the root.
-INPUTS = ("recordings", "vae", "teacher", "student")
+INPUTS = ("recordings", "vae", "teacher", "student", "weak")
 
 
 def inputs(run: RunConfig) -> list[str]:

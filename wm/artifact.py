@@ -62,6 +62,8 @@ class DenoiserWeights:
     times: TimesConfig | None = None  # another grid than the shifted one
     guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0  # of the text alone
+    history_guidance_scale: float = 1.0  # of the frames before
+    autoguidance_scale: float = 1.0  # away from the world's weak model
     guidance_limits: GuidanceLimits = GuidanceLimits()
 
 
@@ -79,7 +81,7 @@ class Manifest:
     width: int
     context_frames: int  # real frames a rollout starts from
     vae: VideoVAEConfig
-    models: dict[str, DenoiserWeights]  # "student", perhaps "teacher"
+    models: dict[str, DenoiserWeights]  # "student", perhaps "teacher", perhaps "weak" that autoguidance leads away from
     environment: dict[str, Any] | None  # config of the environment that was recorded, to play it beside the model
     files: dict[str, str]  # name -> sha256
     versions: dict[str, str]
@@ -144,7 +146,7 @@ def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> tuple[Den
 
 def assemble(
     vae_folder: Path,
-    model_folders: Mapping[str, Path],  # "student" and perhaps "teacher" -> weights folder
+    model_folders: Mapping[str, Path],  # "student", perhaps "teacher" and "weak" -> weights folder
     *,
     world: str,
     context_frames: int,

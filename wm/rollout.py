@@ -92,7 +92,7 @@ class WorldSession:
         predict = self._guided([dreamer.predictor(self.past, given) for dreamer in self.dreamers], start)
         x = self.card.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
         for dreamer in self.dreamers:
-            dreamer.memory.commit()
+            dreamer.remember()
         self.past, self.done = Past(*self._shown(x), x), given.action
         self.frame += 1
         return x
@@ -129,7 +129,11 @@ class WorldSession:
         return text
 
     def _guiding(self) -> "tuple[list[_Dreamer], list[float]]":
-        """What is asked, the least informed first, and the scales between them: nothing, all but the text, all."""
+        """What is asked, the least informed first, and the scales between them: nothing, all but the text, all.
+
+        Before these, each under the condition of the one after it: what has no history (history guidance, Song et al. 2025,
+        arXiv:2502.06764), and the weak model (autoguidance, Karras et al. 2024, arXiv:2406.02507, eq. 3).
+        """
         denoiser, dreamers = self.denoiser, [_Dreamer(self.denoiser, self.denoiser.condition)]
         scales: list[float] = []
 
@@ -140,7 +144,33 @@ class WorldSession:
             if scale != 1:
                 dreamers.insert(0, _Dreamer(denoiser, condition))
                 scales.insert(0, scale)
+        if self.card.history_guidance_scale != 1:
+            dreamers.insert(0, _Dreamer(denoiser, dreamers[0].condition, blind=True))
+            scales.insert(0, self.card.history_guidance_scale)
+        if self.card.autoguidance_scale != 1:
+            dreamers.insert(0, self._weak(is_null=self.card.guidance_scale != 1))
+            scales.insert(0, self.card.autoguidance_scale)
         return dreamers, scales
+
+    def _weak(self, is_null: bool) -> "_Dreamer":
+        """The weak model, told as much as the least informed of the others."""
+        weak = self.world.models.get("weak")
+        if weak is None:
+            raise ValueError(
+                f"autoguidance_scale is {self.card.autoguidance_scale} and this world has no weak model to be guided by: name the "
+                "stage that trained one as `weak` where the models are put together (export, evaluate)"
+            )
+        card = self.world.manifest.models["weak"]
+        if (card.flow, card.mean, card.std) != (self.card.flow, self.card.mean, self.card.std):
+            raise ValueError(
+                "the weak model was trained with another flow or on other latents than the one that it guides"
+            )
+        if is_null:
+            return _Dreamer(weak, weak.null)
+        wordless = torch.ones(self.batch, dtype=torch.bool)
+        if self.card.text_guidance_scale != 1:
+            return _Dreamer(weak, lambda given: weak.condition(without_text(given, wordless)))
+        return _Dreamer(weak, weak.condition)
 
     def _noise(self, stream: str, later: int = 0) -> Tensor:
         """(B, 1, C, h, w) for the frame `later` after the next."""
@@ -154,18 +184,25 @@ class WorldSession:
 
 
 class _Dreamer:
-    """A denoiser with its memory, under one kind of condition."""
+    """A denoiser with its memory, under one kind of condition; a blind one has no memory and is shown no past."""
 
-    def __init__(self, denoiser: Denoiser, condition: Callable[[Given], Condition]) -> None:
-        self.denoiser, self.condition = denoiser, condition
+    def __init__(self, denoiser: Denoiser, condition: Callable[[Given], Condition], blind: bool = False) -> None:
+        self.denoiser, self.condition, self.blind = denoiser, condition, blind
         self.memory = denoiser.dit.memory()
 
     def forget(self) -> None:
         self.memory = self.denoiser.dit.memory()
 
+    def remember(self) -> None:
+        """Keep the frame that was drawn last."""
+        if not self.blind:
+            self.memory.commit()
+
     def see(self, start: Tensor, past: Past, given: Given) -> None:
         """Forget, then take in frames by what led to them; `start` is pure noise, as where they would have begun."""
         self.forget()
+        if self.blind:
+            return
         self.denoiser.dit(start, torch.ones_like(past.level), past, self.condition(given), self.memory)
         self.memory.hold()
         self.memory.commit()
@@ -173,6 +210,8 @@ class _Dreamer:
     def predictor(self, past: Past, given: Given) -> Predict:
         """predict(x_t, t) for the next frame, whose action is `given`; the first call, on pure noise, is to remember."""
         condition = self.condition(given)
+        if self.blind:
+            past = Past(torch.zeros_like(past.x_t), torch.ones_like(past.level), torch.zeros_like(past.x))
         is_first = True
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wm.batch import Action, ActionSpace, Given
+from wm.conditioning.action_tokens import ActionTokens
 from wm.conditioning.condition import Condition
 from wm.config import config
 from wm.tags import tagged
@@ -24,6 +25,7 @@ class ActionConditionerConfig:
     map_gain: float = 20.0  # height of the bumps: a single marked pixel is a whisper among a patch of latents
     step: int = 1  # latents: the pointer's way is counted in cells of so many, as what it drags moves
     button_sigma: float = 12.0  # pixels, width of the bump that marks where a button acts
+    tokens: bool = False  # whether actions are tokens too, for a model with an action_window
 
     def build(self, space: ActionSpace, hidden_size: int, stride: int, rows: int, columns: int) -> "ActionConditioner":
         return ActionConditioner(self, space, hidden_size, stride, rows, columns)
@@ -67,25 +69,28 @@ class ActionConditioner(nn.Module):
             tagged(nn.Linear(width, hidden_size), hidden=False), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
         self.nothing = nn.Parameter(torch.zeros(hidden_size))
+        self.tokens = ActionTokens(space, hidden_size) if config.tokens else None
 
     def forward(self, given: Given) -> Condition:
         action = self._action(given)
         dtype = self.nothing.dtype
         controls = [action.buttons.flatten(2), action.keys.flatten(2), action.axes, action.wheel, action.pointer]
         frames = self.frames(torch.cat(controls, dim=-1).to(dtype))
+        told = None if self.tokens is None else self.tokens(action)
         if not self.num_maps:
-            return Condition(frames=frames)
-        place = bilinear(action.pointer, self.rows, self.columns)
-        return Condition(frames=frames, maps=self._read(action), place=place, moved=self._moved(action, given.before))
+            return Condition(frames=frames, actions=told)
+        place, moved = bilinear(action.pointer, self.rows, self.columns), self._moved(action, given.before)
+        return Condition(frames=frames, actions=told, maps=self._read(action), place=place, moved=moved)
 
     def null(self, given: Given) -> Condition:
         batch, frames = self._action(given).pointer.shape[:2]
         nothing = self.nothing.expand(batch, frames, -1)
+        told = None if self.tokens is None else self.tokens.null(batch, frames)
         if not self.num_maps:
-            return Condition(frames=nothing)
+            return Condition(frames=nothing, actions=told)
         maps = self.nothing.new_zeros(batch, frames, self.num_maps, self.rows, self.columns)
         moved = torch.zeros(batch, frames, 2, dtype=torch.long, device=maps.device)
-        return Condition(frames=nothing, maps=maps, place=maps[:, :, 0], moved=moved)
+        return Condition(frames=nothing, actions=told, maps=maps, place=maps[:, :, 0], moved=moved)
 
     def _moved(self, action: Action, before: Action | None) -> Tensor:
         """(B, T, 2) latents down and right, in whole cells; none where the frame before is unknown."""

@@ -16,6 +16,7 @@ class Condition:
     frames: Tensor | None = None  # (B, T, D) added to the modulation of frame i: keys, buttons
     maps: Tensor | None = None  # (B, T, M, H, W) joined to the latents: where the pointer is
     moved: Tensor | None = None  # (B, T, 2) int64 latents down and right that the pointer went since the frame before
+    actions: Tensor | None = None  # (B, T, K, D) attended to by the frames that follow soon: what was done in frame i
     place: Tensor | None = None  # (B, T, H, W) weights that sum to 1 in a frame: the one place at which to look closer
 
 
@@ -45,5 +46,6 @@ def dropped(condition: Condition, null: Condition, keep: Tensor) -> Condition:
         frames=_choose(keep, condition.frames, null.frames),
         maps=_choose(keep, condition.maps, null.maps),
         moved=_choose(keep, condition.moved, null.moved),
+        actions=_choose(keep, condition.actions, null.actions),
         place=_choose(keep, condition.place, null.place),
     )

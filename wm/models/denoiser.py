@@ -1,5 +1,6 @@
 """Denoiser: conditioner and DiT, the module that is trained, saved and played."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from wm.conditioning.condition import Condition, dropped
 from wm.config import Kind, config
 from wm.models.dit import DiTConfig
 from wm.models.memory import Memory, Past
+from wm.models.packing import condition_in_a_row
 
 
 @config
@@ -34,7 +36,15 @@ class DenoiserConfig:
         if speaks != reads:
             raise ValueError(
                 f"conditioner {self.conditioner.kind} and dit.text {self.dit.text} do not fit: text is what the conditioner "
-                f"of kind text gives and what dit.text cross reads; set dit.text={'cross' if speaks else 'none'}"
+                f"of kind text gives and what dit.text cross or joint reads; set dit.text={'cross' if speaks else 'none'}"
+            )
+
+        done = self.conditioner.action if isinstance(self.conditioner, TextConditionerConfig) else self.conditioner
+        tells = done is not None and done.tokens
+        if tells != bool(self.dit.action_window):
+            raise ValueError(
+                f"dit.action_window is {self.dit.action_window} and the action conditioner's tokens {str(tells).lower()}: a model "
+                "reads actions as tokens where there are some; set both, or neither"
             )
 
     def build(self, shape: WorldShape) -> "Denoiser":
@@ -68,5 +78,9 @@ class Denoiser(nn.Module):
         given: Given,
         keep: Tensor | None = None,
         memory: Memory | None = None,
+        lengths: Sequence[int] = (),  # of the clips in one row, as in packing.py; `keep` is then (clips,)
     ) -> Tensor:
+        if lengths:
+            condition = condition_in_a_row(self.condition, given, lengths, keep)
+            return self.dit(x_t, t, past, condition, memory, lengths)
         return self.dit(x_t, t, past, self.condition(given, keep), memory)

@@ -4,6 +4,8 @@ Peebles & Xie 2023 over video: in each block each position attends to itself in 
 one frame attend to each other, then a feed-forward layer. Every frame has its own noise level and its own modulation.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,17 +16,20 @@ from wm.config import config
 from wm.flow import rectified_guess
 from wm.models.aim import Aim
 from wm.models.hourglass import WAVES, Down, Up
+from wm.models.joint_block import JointBlock
 from wm.models.look import Look
 from wm.models.memory import Memory, Past
 from wm.models.pattern_memory import PatternMemory
 from wm.models.recall import Recall, carried
 from wm.models.view import View
+from wm.nn.action_attention import ActionAttention
 from wm.nn.cross_attention import CrossAttention
 from wm.nn.frame_mask import Pattern, layered
 from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
 from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import grid_cosines
 from wm.nn.self_attention import Attention
+from wm.nn.sequence_parallel import SequenceGroup
 from wm.tags import tagged
 
 
@@ -35,10 +40,18 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, mlp_ratio: float, backend: str, looks_back: bool, reads: bool = False
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        backend: str,
+        looks_back: bool,
+        reads: bool = False,
+        action_window: int = 0,
     ) -> None:
         super().__init__()
         self.text = CrossAttention(hidden_size, num_heads, backend) if reads else None
+        self.actions = ActionAttention(hidden_size, num_heads, backend, action_window) if action_window else None
         self.space = Attention(hidden_size, num_heads, backend)
         self.time = Attention(hidden_size, num_heads, backend) if looks_back else None
         self.mlp = MLP(hidden_size, mlp_ratio)
@@ -53,7 +66,9 @@ class Block(nn.Module):
             x = time[0].leave(x, view.look_back(self.time, time[0].enter(x), layer))
         x = space.leave(x, view.look_around(self.space, space.enter(x), layer))
         if self.text is not None:
-            x = x + self.text(x, *view.text)
+            x = x + view.read(self.text, x)
+        if self.actions is not None:
+            x = x + self.actions(x, *view.actions)
         return feed.leave(x, self.mlp(feed.enter(x)))
 
 
@@ -72,7 +87,9 @@ class DiTConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 2
     stamps: int = 4  # pictures that are drawn where the maps say, such as the cursor's shapes; 0 for none
-    text: Literal["none", "cross"] = "none"  # how tokens of text are read: by cross-attention in every block
+    # How tokens of text are read: by cross-attention in every block, or as a second stream that frames meet in attention.
+    text: Literal["none", "cross", "joint"] = "none"
+    action_window: int = 0  # frames whose actions a frame reads by cross-attention in every block; 0 reads none
     time_every: int = 1  # every so manieth block looks back in time, the first one always
     window: int = 16  # frames that a frame attends to, itself included; 0 has no limit
     global_every: int = 0  # every so manieth of the layers that look at other frames has no window; 0 is none
@@ -102,11 +119,12 @@ class DiTConfig:
             )
 
     def patterns(self) -> tuple[Pattern, ...]:
-        """Which frames each layer of a memory sees: those of the blocks that look at other frames, then recall's."""
+        """Which frames each layer of a memory sees: those of the blocks that look at other frames, actions', recall's."""
         pattern = Pattern(causal=self.causal, window=self.window, sinks=self.sinks)
         depth = self.depth if self.full else -(-self.depth // self.time_every)
+        done = (Pattern(window=self.action_window),) if self.action_window else ()
         recalled = (Pattern(window=self.window),) if self.recall else ()
-        return *layered(pattern, depth, self.global_every), *recalled
+        return *layered(pattern, depth, self.global_every), *done, *recalled
 
     def build(self, channels: int, num_maps: int) -> "DiT":
         return DiT(self, channels, num_maps)
@@ -124,17 +142,8 @@ class DiT(nn.Module):
         self.down = Down(joined, config.widths, config.patch_size, size)
         self.level, self.past_level = LevelEmbedding(size), LevelEmbedding(size)
         self.modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 9 * size)))
-        self.blocks = nn.ModuleList(
-            Block(
-                size,
-                config.num_heads,
-                config.mlp_ratio,
-                config.attention,
-                not config.full and i % config.time_every == 0,
-                config.text == "cross",
-            )
-            for i in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(self._block(config, i) for i in range(config.depth))
+        self.group: SequenceGroup | None = None  # of processes that share clips; `share_frames` sets it
         self.patterns = config.patterns()
         self.where = tagged(nn.Linear(2 * WAVES, size), hidden=False)
         self.look = Look(config.widths, size) if num_maps else None
@@ -145,6 +154,21 @@ class DiT(nn.Module):
         self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps, config.carry)
         if self.recall is not None:
             self.up.begin_holding()
+
+    @staticmethod
+    def _block(config: DiTConfig, i: int) -> nn.Module:
+        sizes = config.hidden_size, config.num_heads, config.mlp_ratio, config.attention
+        looks_back = not config.full and i % config.time_every == 0
+        if config.text == "joint":
+            return JointBlock(*sizes, looks_back, i < config.depth - 1, config.action_window)
+        return Block(*sizes, looks_back, config.text == "cross", config.action_window)
+
+    def share_frames(self, group: SequenceGroup) -> None:
+        """From now on compute only the part of a clip's frames that is this process's, and give all processes all frames.
+
+        Every process of `group` calls with the same clips. A rollout with a memory is each process's own.
+        """
+        self.group = group
 
     def memory(self) -> Memory:
         """An empty memory. It keeps of a clip what its later frames see in each layer."""
@@ -157,6 +181,24 @@ class DiT(nn.Module):
         past: Past,
         condition: Condition,
         memory: Memory | None = None,
+        lengths: Sequence[int] = (),  # frames of each of the clips that lie in one row (B is 1); () is one clip a row
+    ) -> Tensor:
+        if self.group is None or memory is not None:
+            return self._computed(x_t, t, past, condition, memory, lengths)
+        if lengths:
+            raise ValueError("clips in a row are not shared among processes: pack them, or share long ones, not both")
+        own = own_frames(self.group, x_t, t, past, condition)
+        return self.group.gathered(self._computed(*own, group=self.group))
+
+    def _computed(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        past: Past,
+        condition: Condition,
+        memory: Memory | None = None,
+        lengths: Sequence[int] = (),
+        group: SequenceGroup | None = None,
     ) -> Tensor:
         rows = self._rows(x_t)
         if not self.config.causal:  # what is shown of the frame before one in view would be that frame itself, clean
@@ -167,9 +209,14 @@ class DiT(nn.Module):
         entering = rectified_guess(x_t, t) if self.config.guess else x_t
         parts = entering, past.x_t, *dragged[:1], maps
         joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
-        view = self._view(x_t, rows, memory)
+        words, words_mask = self._words(condition, x_t.shape[1], lengths)
+        view = self._view(x_t, rows, memory, words_mask, lengths, group)
         if condition.tokens is not None:
             view.text = condition.tokens, condition.mask
+        if self.config.action_window:
+            view.remember_actions(
+                condition.actions, self.config.action_window, len(self.patterns) - 1 - (self.recall is not None)
+            )
         state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
         aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
         tokens, levels = self.down(joined, state, self._cosines(x_t), aim)
@@ -177,16 +224,19 @@ class DiT(nn.Module):
             state = state + self.look(levels, condition.place)
         where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)
         tokens = tokens + state.unsqueeze(2) + where
+        if words is not None:
+            tokens = torch.cat([tokens, words.to(tokens.dtype)], dim=2)
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
             layer = i if self.config.full else i // self.config.time_every
             tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
+        tokens = tokens[:, :, : tokens.shape[2] - view.num_words]
         drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
         held: Tensor | float = 0.0
         if self.recall is not None:
             seen = view.mask(len(self.patterns) - 1).dense(x_t.device)
-            held = self.recall(drawn.features, levels, past.x.to(dtype), seen, memory)
+            held = self.recall(drawn.features, levels, past.x.to(dtype), seen, memory, group)
         return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
     def _cosines(self, x_t: Tensor, fold: int = 1) -> Tensor:
@@ -208,7 +258,31 @@ class DiT(nn.Module):
             )
         return height // size
 
-    def _view(self, x_t: Tensor, rows: int, memory: Memory | None) -> View:
+    def _words(
+        self, condition: Condition, num_frames: int, lengths: Sequence[int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(words (B, T, L, D), mask (B, T, L)) as each frame begins with them, in a model of two streams."""
+        if self.config.text != "joint":
+            return None, None
+        if condition.tokens is None:
+            raise ValueError("this model reads text beside its frames and none was given")
+        words, mask = condition.tokens, condition.mask
+        mask = words.new_ones(words.shape[:2], dtype=torch.bool) if mask is None else mask
+        if lengths:
+            clip = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(words.device)
+            return words[clip].unsqueeze(0), mask[clip].unsqueeze(0)
+        every = -1, num_frames, -1
+        return words.unsqueeze(1).expand(*every, -1), mask.unsqueeze(1).expand(*every)
+
+    def _view(
+        self,
+        x_t: Tensor,
+        rows: int,
+        memory: Memory | None,
+        words_mask: Tensor | None,
+        lengths: Sequence[int],
+        group: SequenceGroup | None,
+    ) -> View:
         return View(
             self.patterns,
             x_t.shape[1],
@@ -218,4 +292,21 @@ class DiT(nn.Module):
             x_t.device,
             memory,
             full=self.config.full,
+            num_words=0 if words_mask is None else words_mask.shape[2],
+            words_mask=words_mask,
+            lengths=lengths,
+            group=group,
         )
+
+
+def own_frames(
+    group: SequenceGroup, x_t: Tensor, t: Tensor, past: Past, condition: Condition
+) -> tuple[Tensor, Tensor, Past, Condition]:
+    """This process's frames of everything that has them. Actions stay whole: frames read those of frames before."""
+
+    def own(x: Tensor | None) -> Tensor | None:
+        return x if x is None or x.shape[1] == 1 else group.own(x)
+
+    shown = Past(group.own(past.x_t), group.own(past.level), group.own(past.x))
+    parts = {name: own(getattr(condition, name)) for name in ("frames", "maps", "moved", "place")}
+    return group.own(x_t), group.own(t), shown, replace(condition, **parts)

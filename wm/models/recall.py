@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wm.models.memory import Memory
 from wm.nn.convolution import Unfold
+from wm.nn.sequence_parallel import SequenceGroup
 
 # The last frame's head start, in logits: a place begins by showing what it showed last.
 HEAD_START = 5.0
@@ -31,7 +32,13 @@ class Recall(nn.Module):
         self.age = nn.Parameter(F.pad(torch.tensor([HEAD_START]), (0, window - 1)))
 
     def forward(
-        self, features: Tensor, levels: list[Tensor], before: Tensor, mask: Tensor, memory: Memory | None
+        self,
+        features: Tensor,
+        levels: list[Tensor],
+        before: Tensor,
+        mask: Tensor,
+        memory: Memory | None,
+        group: SequenceGroup | None = None,
     ) -> Tensor:
         key = self.key(levels[0])
         if self.around is not None:
@@ -43,8 +50,13 @@ class Recall(nn.Module):
         )
         if memory is not None:
             key, value = memory.extended(memory.last, key, value)
+        if group is not None:  # all frames of some places
+            query, key, value = (group.exchanged(part, scatter=0, gather=2) for part in (query, key, value))
         chosen = (query @ key.transpose(2, 3)).float() * query.shape[-1] ** -0.5 + self._of_age(mask)
-        return rearrange(chosen.softmax(-1).to(value.dtype) @ value, "(b h w) 1 t c -> b t c h w", b=batch, h=rows)
+        copied = chosen.softmax(-1).to(value.dtype) @ value
+        if group is not None:
+            copied = group.exchanged(copied, scatter=2, gather=0)
+        return rearrange(copied, "(b h w) 1 t c -> b t c h w", b=batch, h=rows)
 
     def _of_age(self, mask: Tensor) -> Tensor:
         """The score of each key's age for each query, (T of queries, T of keys); -inf where `mask` is False."""

@@ -108,6 +108,8 @@ class Distill:
             times=None,
             guidance_scale=1.0,
             text_guidance_scale=1.0,
+            history_guidance_scale=1.0,
+            autoguidance_scale=1.0,
             guidance_limits=GuidanceLimits(),
         )
 

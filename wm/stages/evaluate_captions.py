@@ -51,6 +51,7 @@ class EvaluateCaptionsConfig:
     vae: str = "vae"  # folders under the world's root
     teacher: str | None = "dit"  # none where only a student is evaluated
     student: str | None = None
+    weak: str | None = None  # a worse one, for the autoguidance of the others
     recordings: str = "recordings/heldout"
     precision: Literal["float32", "bfloat16"] = "float32"  # of the networks while they are measured
     teacher_steps: tuple[int, ...] = (16,)

@@ -19,6 +19,7 @@ class ExportConfig:
     vae: str = "vae"  # folders of the stages that trained them, under the root
     student: str = "distill"
     teacher: str | None = "dit"  # None leaves it out
+    weak: str | None = None  # a worse one, for the autoguidance of the others
     context_frames: int = 8  # real frames a rollout starts from
 
     def build(self, root: Path, device: torch.device) -> "Export":
@@ -38,7 +39,8 @@ class Export:
     ) -> None:
         """Write the artifact at `folder`; ValueError where the networks and the dataset do not belong together."""
         config = self.config
-        names = {"student": config.student} | ({"teacher": config.teacher} if config.teacher else {})
+        others = {"teacher": config.teacher, "weak": config.weak}
+        names = {"student": config.student} | {name: stage for name, stage in others.items() if stage}
         world = artifact.assemble(
             self.root / config.vae / "weights",
             {name: self.root / stage / "weights" for name, stage in names.items()},

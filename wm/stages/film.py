@@ -1,6 +1,7 @@
 """A short rollout under what really happened, for the log of a training stage."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ def rollout_strip(
     half = real.shape[1] // 2
     with learner.averaged() as module:
         assert isinstance(module, Denoiser)
-        world = World(_manifest(card, tokenizer, context), tokenizer, {"student": module})
+        alone = replace(card, autoguidance_scale=1.0)  # what it would be led away from is not here
+        world = World(_manifest(alone, tokenizer, context), tokenizer, {"student": module})
         session = WorldSession(world, seed=context.seed, batch=len(clips))
         session.reset(real[:, :half], action[:, :half], clips.given.text)
         dreamed = [session.step(action[:, i : i + 1]) for i in range(half, real.shape[1])]

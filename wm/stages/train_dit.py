@@ -52,6 +52,8 @@ class TrainDiTConfig:
     times: TimesConfig | None = None  # another time grid
     guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0  # of the text alone
+    history_guidance_scale: float = 1.0  # of the frames before
+    autoguidance_scale: float = 1.0  # away from a weak model, which export and evaluate name
     guidance_limits: GuidanceLimits = GuidanceLimits()
 
     def __post_init__(self) -> None:
@@ -126,6 +128,8 @@ class TrainDiT:
             times=config.times,
             guidance_scale=config.guidance_scale,
             text_guidance_scale=config.text_guidance_scale,
+            history_guidance_scale=config.history_guidance_scale,
+            autoguidance_scale=config.autoguidance_scale,
             guidance_limits=config.guidance_limits,
         )
 
