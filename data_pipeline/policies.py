@@ -7,7 +7,10 @@ import numpy as np
 
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.environment import Environment
+from data_pipeline.explorer_policy import ExplorerPolicyConfig
 from data_pipeline.human_policy import HumanPolicyConfig
+from data_pipeline.replay_policy import ReplayPolicyConfig
+from data_pipeline.task_policy import TaskPolicyConfig
 from wm.config import Kind, config
 
 
@@ -155,7 +158,16 @@ class HoldPolicy:
         self._axes = () if resting else tuple(float(x) for x in rng.uniform(-1, 1, len(space.axes)))
 
 
-PolicyConfig = Annotated[RandomPolicyConfig | HumanPolicyConfig | ScriptedPolicyConfig | HoldPolicyConfig, Kind]
+PolicyConfig = Annotated[
+    RandomPolicyConfig
+    | HumanPolicyConfig
+    | ExplorerPolicyConfig
+    | TaskPolicyConfig
+    | ScriptedPolicyConfig
+    | ReplayPolicyConfig
+    | HoldPolicyConfig,
+    Kind,
+]
 
 
 def _one_of(rng: np.random.Generator, names: Sequence[str]) -> str:

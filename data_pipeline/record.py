@@ -8,6 +8,7 @@ from data_pipeline.controls import Controls, ControlsLog
 from data_pipeline.environments.environment import Environment
 from data_pipeline.policies import Policy
 from data_pipeline.schema import CursorImage, Sample
+from data_pipeline.targets_used import TargetsUsed
 
 
 def record(environment: Environment, policy: Policy, num_frames: int, seed: int, key: str) -> Sample:
@@ -24,8 +25,10 @@ def record(environment: Environment, policy: Policy, num_frames: int, seed: int,
     video = np.empty((num_frames, *frame.shape), np.uint8)
     rows, infos, ended = [log.row(Controls(tuple(info["pointer"])))], [info], False
     video[0] = frame
+    used = TargetsUsed()
     while len(infos) < num_frames and not ended:
         controls = policy.act(environment, info)
+        used.add(environment, controls)
         frame, _, terminated, truncated, info = environment.step(controls)
         video[len(infos)] = frame
         rows.append(log.row(controls))
@@ -34,7 +37,7 @@ def record(environment: Environment, policy: Policy, num_frames: int, seed: int,
     return Sample(
         key=key,
         actions={name: np.stack([row[name] for row in rows]) for name in rows[0]},
-        meta=_meta(environment, policy, seed, policy_seed, infos),
+        meta=_meta(environment, policy, seed, policy_seed, infos) | used.meta(),
         video=video[: len(infos)],
     )
 
