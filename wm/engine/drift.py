@@ -8,7 +8,16 @@ from wm.config import ConfigError, difference
 
 # What may differ between a checkpoint and the run that goes on from it: none of these changes what is computed. A
 # name is a field anywhere in the config; a dotted path is that field or everything below it.
-ALWAYS_ALLOWED = ("zero_stage", "num_workers", "log_every", "save_every", "sample_every", "keep_last", "resources")
+ALWAYS_ALLOWED = (
+    "zero_stage",
+    "num_workers",
+    "log_every",
+    "save_every",
+    "sample_every",
+    "keep_last",
+    "resources",
+    "shard_cache",
+)
 
 
 def refuse_drift(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, allow_changes: Sequence[str]) -> None:
