@@ -216,7 +216,7 @@ class Batches:
     def _give_up_or_skip(self, clip: int, error: DataError) -> None:
         policy = self.config.bad_samples
         if isinstance(policy, Strict):
-            raise error
+            raise DataError(f"{error}; or train without such clips: 'data.bad_samples={{kind: skip}}'") from error
         with self._lock:
             if clip not in self.bad:
                 self.bad[clip] = str(error)

@@ -201,11 +201,15 @@ class Dataset:
         """DataError where `data` is not all of a member as it was written; each member is checked once."""
         member = entry.members[suffix]
         if len(data) < member.size:
-            raise DataError(f"{self._where(entry, suffix)}: the file ends before this member does; {REPLACE}")
+            raise DataError(
+                f"{self._where(entry, suffix)}: the file ends before this member does, which has {member.size} bytes; {REPLACE}"
+            )
         if not self.checksums or (entry.shard, member.offset) in self._verified:
             return
-        if hashlib.sha256(data).hexdigest() != member.sha256:
-            raise DataError(f"{self._where(entry, suffix)}: checksum differs from the index; {REPLACE}")
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != member.sha256:
+            expected = f"(SHA-256 {digest[:12]}..., expected {member.sha256[:12]}...)"
+            raise DataError(f"{self._where(entry, suffix)}: checksum differs from the index {expected}; {REPLACE}")
         self._verified.add((entry.shard, member.offset))
 
     def _pread(self, entry: ClipEntry, suffix: str, offset: int, size: int) -> bytes:
