@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from data_pipeline.loader import DataConfig
 from data_pipeline.mirror import located
-from data_pipeline.shard_cache import ShardCacheConfig
 from launch.recordings import RecordConfig
 from launch.resources import Resources
 from wm.config import ConfigError, Kind, config, load
@@ -71,7 +70,7 @@ class RunConfig:
     def located(self, root: Path, name: str) -> Path:
         """The folder of the dataset `name` that this run reads: under the root, or the mirror of the address that it is."""
         if self.data is None:
-            return located(root, name, ShardCacheConfig())
+            return located(root, name)
         return located(root, name, self.data.shard_cache, self.data.retries)
 
     @property
