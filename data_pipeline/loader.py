@@ -57,10 +57,21 @@ class MixturePart:
 
 
 @config
+class Bucket:
+    """Batches of clips of one length, which all have one picture size."""
+
+    clip_frames: int
+    global_batch_size: int = (
+        0  # of its batches, over all ranks; 0 is that of data. Longer clips may need fewer at a time
+    )
+    weight: float = 1.0  # how often it is its turn; of each picture size by the weights of its datasets
+
+
+@config
 class DataConfig:
     folder: str  # of a dataset, relative to the world's folder, or its address: s3://, gs://, https://, file://
-    clip_frames: int
-    global_batch_size: int  # windows, over all ranks
+    clip_frames: int  # of a window; where there are buckets, of the longest
+    global_batch_size: int  # windows, over all ranks; where there are buckets, of the largest batch
     clip_stride: int = 8  # frames from one window of a clip to the next
     num_readers: int = 8  # logical readers; a property of the order, not of the machine
     block_clips: int = 8  # clips that a reader shuffles together
@@ -72,8 +83,19 @@ class DataConfig:
     bad_samples: Annotated[Strict | Skip, Kind] = Strict()
     mixture: tuple[MixturePart, ...] = ()  # other datasets of the same kind; latents are normalised as those in folder
     weight: float = 1.0  # of the dataset in folder, where there is a mixture
+    buckets: tuple[Bucket, ...] = ()  # clips of several lengths, and datasets of several picture sizes, a shape a batch
     retries: RetryConfig = RetryConfig()  # of reads that fail for a moment
     shard_cache: ShardCacheConfig = ShardCacheConfig()  # of datasets at an address
+
+    def __post_init__(self) -> None:
+        longest = max((bucket.clip_frames for bucket in self.buckets), default=self.clip_frames)
+        largest = max((bucket.global_batch_size for bucket in self.buckets), default=0)
+        if longest != self.clip_frames or largest > self.global_batch_size:
+            raise ValueError(
+                f"the longest bucket has {longest} frames and clip_frames is {self.clip_frames}, the largest batch of a bucket "
+                f"has {largest} clips and global_batch_size is {self.global_batch_size}: give clip_frames and "
+                "global_batch_size of the largest"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,12 @@ class _Window:
 
 def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, seed: int) -> "Batches":
     """This rank's view of the endless stream of global batches of the dataset in `folder`."""
+    check_division(config, world_size)
+    return Batches(config, open_dataset(config, folder), rank, world_size, seed)
+
+
+def check_division(config: DataConfig, world_size: int) -> None:
+    """ValueError where the windows of `config` cannot be cut, or not be divided among the ranks."""
     if min(config.clip_frames, config.clip_stride, config.global_batch_size) < 1:
         raise ValueError("data: clip_frames, clip_stride and global_batch_size must be at least 1")
     if not 0 <= config.change_fraction <= 1:
@@ -96,9 +124,12 @@ def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, s
             f"data: global_batch_size {config.global_batch_size} does not divide among {world_size} ranks: "
             "choose a batch size that is a multiple of the number of ranks"
         )
+
+
+def open_dataset(config: DataConfig, folder: Path) -> Dataset:
+    """The dataset in `folder`, to be read as `config` says."""
     strict = isinstance(config.bad_samples, Strict)
-    dataset = Dataset.open(folder, check_sizes=strict, patience=Patience(config.retries))
-    return Batches(config, dataset, rank, world_size, seed)
+    return Dataset.open(folder, check_sizes=strict, patience=Patience(config.retries))
 
 
 class Batches:
@@ -198,7 +229,7 @@ class Batches:
     def _give_up_or_skip(self, clip: int, error: DataError) -> None:
         policy = self.config.bad_samples
         if isinstance(policy, Strict):
-            raise error
+            raise DataError(f"{error}; or train without such clips: 'data.bad_samples={{kind: skip}}'") from error
         with self._lock:
             if clip not in self.bad:
                 self.bad[clip] = str(error)

@@ -23,7 +23,9 @@ _INDEXES_AT_ONCE = 8
 _SLUG = 60  # characters of an address that the name of its folder keeps
 
 
-def located(root: Path, name: str, cache: ShardCacheConfig, retries: RetryConfig = RetryConfig()) -> Path:
+def located(
+    root: Path, name: str, cache: ShardCacheConfig = ShardCacheConfig(), retries: RetryConfig = RetryConfig()
+) -> Path:
     """The folder of the dataset `name`: one under `root`, or the mirror of the address that it is, brought up to date."""
     return mirrored(name, root / cache.folder, cache, retries) if is_address(name) else root / name
 

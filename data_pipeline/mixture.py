@@ -15,6 +15,7 @@ import numpy as np
 from data_pipeline.loader import Batches, DataConfig, _Window, open_batches
 from data_pipeline.mirror import located
 from data_pipeline.schema import DataError, DatasetManifest
+from data_pipeline.shards import Dataset
 
 CYCLE = 1000  # turns in a cycle; a weight of less than half of 1/CYCLE of all cannot be kept
 _CYCLES_KEPT = 4
@@ -83,7 +84,7 @@ class Mixture(Batches):
         weights = [config.weight, *(part.weight for part in config.mixture)]
         self.turns = Turns(weights, seed)
         for part in self.parts[1:]:
-            _check_alike(first, part)
+            check_alike(first.dataset, part.dataset)
 
     @property
     def num_skipped(self) -> int:
@@ -116,18 +117,19 @@ def open_mixture(config: DataConfig, root: Path, rank: int, world_size: int, see
     return Mixture(config, [first, *others], seed)
 
 
-def _check_alike(first: Batches, other: Batches) -> None:
-    """DataError for datasets that cannot be in one batch."""
-    a, b = first.dataset.manifest, other.dataset.manifest
-    for name in ("kind", "height", "width", "fps", "action_space"):
+def check_alike(first: Dataset, other: Dataset, sizes: bool = True) -> None:
+    """DataError for datasets that cannot be in one batch, or with `sizes` False not in one run."""
+    a, b = first.manifest, other.manifest
+    for name in ("kind", *(("height", "width") if sizes else ()), "fps", "action_space"):
         if getattr(a, name) != getattr(b, name):
+            hint = ", or read them in data.buckets" if name in ("height", "width") else ""
             raise DataError(
-                f"{other.dataset.folder} has {name} {getattr(b, name)}, {first.dataset.folder} {getattr(a, name)}: "
-                "datasets of a mixture must be alike; bring one to the other"
+                f"{other.folder} has {name} {getattr(b, name)}, {first.folder} {getattr(a, name)}: "
+                f"datasets of a mixture must be alike; bring one to the other{hint}"
             )
     if _tokenizer(a) != _tokenizer(b):
         raise DataError(
-            f"{other.dataset.folder} holds latents of VAE {_tokenizer(b)}, {first.dataset.folder} of {_tokenizer(a)}: "
+            f"{other.folder} holds latents of VAE {_tokenizer(b)}, {first.folder} of {_tokenizer(a)}: "
             "encode both with one"
         )
     if a.text != b.text:

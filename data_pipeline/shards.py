@@ -92,6 +92,7 @@ class Dataset:
     clips: tuple[ClipEntry, ...]  # in the order of the shards
     patience: Patience = field(default_factory=Patience, repr=False)
     cache: ShardCache | None = field(default=None, repr=False)  # where shards come from an address
+    checksums: bool = True  # False reads bytes as they are: for measuring what checking costs
     _verified: set[tuple[str, int]] = field(default_factory=set, repr=False)  # (shard, offset) of members seen whole
 
     @classmethod
@@ -119,6 +120,19 @@ class Dataset:
         sample = Sample(self.clips[clip].key, self.rows(clip), self.meta(clip)).window(start, len(frames))
         sample = replace(sample, text=self.text(clip))
         return replace(sample, latents=frames) if self.manifest.kind == "latents" else replace(sample, video=frames)
+
+    def raw(self, clip: int) -> dict[str, memoryview]:
+        """The bytes of every member of a clip by its suffix, in one read."""
+        entry = self.clips[clip]
+        start = min(member.offset for member in entry.members.values())
+        stop = max(member.offset + member.size for member in entry.members.values())
+        path = self.folder / entry.shard
+        data = memoryview(self.patience(lambda: self._read_at(entry.shard, start, stop - start), path))
+        found = {}
+        for suffix, member in entry.members.items():
+            found[suffix] = data[member.offset - start : member.offset - start + member.size]
+            self._check(entry, suffix, found[suffix])
+        return found
 
     def meta(self, clip: int) -> dict[str, Any]:
         """What is known of a whole clip besides frames and actions."""
@@ -193,11 +207,23 @@ class Dataset:
     def _bytes(self, entry: ClipEntry, suffix: str) -> bytes:
         member = entry.members[suffix]
         data = self._pread(entry, suffix, 0, member.size)
-        if (entry.shard, member.offset) not in self._verified:
-            if hashlib.sha256(data).hexdigest() != member.sha256:
-                raise DataError(f"{self._where(entry, suffix)}: checksum differs from the index; {REPLACE}")
-            self._verified.add((entry.shard, member.offset))
+        self._check(entry, suffix, data)
         return data
+
+    def _check(self, entry: ClipEntry, suffix: str, data: bytes | memoryview) -> None:
+        """DataError where `data` is not all of a member as it was written; each member is checked once."""
+        member = entry.members[suffix]
+        if len(data) < member.size:
+            raise DataError(
+                f"{self._where(entry, suffix)}: the file ends before this member does, which has {member.size} bytes; {REPLACE}"
+            )
+        if not self.checksums or (entry.shard, member.offset) in self._verified:
+            return
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != member.sha256:
+            expected = f"(SHA-256 {digest[:12]}..., expected {member.sha256[:12]}...)"
+            raise DataError(f"{self._where(entry, suffix)}: checksum differs from the index {expected}; {REPLACE}")
+        self._verified.add((entry.shard, member.offset))
 
     def _pread(self, entry: ClipEntry, suffix: str, offset: int, size: int) -> bytes:
         path, start = self.folder / entry.shard, entry.members[suffix].offset + offset

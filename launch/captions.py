@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data_pipeline.environments.shapes import ShapesConfig
 from data_pipeline.environments.shapes_parser import matches
+from data_pipeline.mirror import located
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
 from launch.resources import Resources
@@ -69,7 +70,7 @@ def open_caption_evaluation(
     world = artifact.assemble(vae, weights, world=root.name, context_frames=1, device=torch.device(device))
     for network in (world.vae, *world.models.values()):
         network.to(getattr(torch, settings.precision))
-    recordings = Dataset.open(root / settings.recordings)
+    recordings = Dataset.open(located(root, settings.recordings))
     videos, captions = _said_and_shown(recordings, settings.num_clips)
     hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]
     return settings.build(

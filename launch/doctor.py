@@ -113,7 +113,7 @@ def diagnose(
     yield each("storage", found, storage)
     yield port(MASTER_PORT)
     if run is not None and run.source:
-        yield shards(root / run.source)
+        yield _shards_of(run, root)
     if run is not None and run.trains:
         yield from memory(run, root, found)
 
@@ -194,6 +194,13 @@ def port(number: int) -> Finding:
     return Finding("ports", True, f"{number} is free for torchrun; Ray chooses its own")
 
 
+def _shards_of(run: RunConfig, root: Path) -> Finding:
+    try:
+        return shards(run.located(root, run.source))
+    except (ValueError, OSError) as error:
+        return Finding("shards", False, explain(error))
+
+
 def shards(folder: Path) -> Finding:
     """Index and sizes of every shard, and the first clip read with its checksums."""
     began = time.monotonic()
@@ -249,7 +256,7 @@ def learners_of(run: RunConfig, root: Path) -> list[tuple[int, LearnerConfig]]:
         held.append((sum(p.numel() for p in module.parameters() if p.requires_grad), config))
         return LocalLearner(module, config, num_steps=1, world=world)
 
-    manifest = Dataset.open(root / run.source).manifest
+    manifest = Dataset.open(run.located(root, run.source)).manifest
     assert isinstance(run.stage, TrainingConfig), f"{run.kind} does not train"
     context = StageContext(
         root=root, make_learner=make, device=world.device, seed=run.seed, num_steps=1, facts=facts_of(manifest)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipeline.environments.bitmap_font import GLYPHS
 from data_pipeline.environments.desktop_drawing import enlarge
+from data_pipeline.mirror import located
 from data_pipeline.schema import DatasetManifest, to_action
 from data_pipeline.shards import Dataset
 from launch.resources import Resources
@@ -59,7 +60,7 @@ def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: in
     )
     for network in (world.vae, *world.models.values()):
         network.to(getattr(torch, settings.precision))
-    recordings = Dataset.open(root / settings.recordings)
+    recordings = Dataset.open(located(root, settings.recordings))
     hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]
     return settings.build(
         folder=folder,

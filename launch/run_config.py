@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data_pipeline.loader import DataConfig
+from data_pipeline.mirror import located
 from launch.recordings import RecordConfig
 from launch.resources import Resources
 from wm.config import ConfigError, Kind, config, load
@@ -65,6 +66,12 @@ class RunConfig:
     def mixed_in(self) -> tuple[str, ...]:
         """The other datasets of a mixture, relative to the root."""
         return () if self.data is None else tuple(part.folder for part in self.data.mixture)
+
+    def located(self, root: Path, name: str) -> Path:
+        """The folder of the dataset `name` that this run reads: under the root, or the mirror of the address that it is."""
+        if self.data is None:
+            return located(root, name)
+        return located(root, name, self.data.shard_cache, self.data.retries)
 
     @property
     def trains(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.remote import is_address
 from launch.run_config import RunConfig
 from wm.config import ConfigError, difference, to_dict
 from wm.engine.drift import ALWAYS_ALLOWED
@@ -27,7 +28,7 @@ def inputs(run: RunConfig) -> list[str]:
 
 def identity(run: RunConfig, root: Path) -> str:
     """Sixteen hexadecimal digits that change when the settings of `run` or anything that it was made from do."""
-    sources = {folder: _identity_of(root, folder) for folder in inputs(run)}
+    sources = {folder: _identity_of(run, root, folder) for folder in inputs(run)}
     return hashlib.sha256(json.dumps([settings(run), sources], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -43,8 +44,10 @@ def _without(tree: Any) -> Any:
     return [_without(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def _identity_of(root: Path, folder: str) -> str:
+def _identity_of(run: RunConfig, root: Path, folder: str) -> str:
     """Of a stage's output what its state says; of a dataset brought by the user the hash of its manifest."""
+    if is_address(folder):
+        return hashlib.sha256((run.located(root, folder) / DATASET).read_bytes()).hexdigest()[:16]
     owner = root / Path(folder).parts[0]
     state = read(owner)
     if state:

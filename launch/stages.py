@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.remote import is_address
 from launch import stage_state
 from launch.captions import caption_units, judge_captions
 from launch.encoded_captions import refuse_stale_captions
@@ -56,7 +57,7 @@ def run_stage(run: RunConfig, root: Path, runtime: Runtime, configs: Path) -> di
     spent = stage_state.begin(folder, run, stage_state.identity(run, root))
     counter = Counter(_num_tasks(run, root), "shards" if run.kind in ("record", "encode_latents") else "units")
     if run.trains:
-        look([root / name for name in (run.source, *run.mixed_in)], LOOKED_AT)
+        look([run.located(root, name) for name in (run.source, *run.mixed_in)], LOOKED_AT)
     read = training_progress(folder, run.loop.num_steps) if run.trains and run.loop else counter.read
     with Progress(read, beat=lambda seconds: stage_state.spend(folder, spent + seconds)):
         if run.trains:
@@ -70,6 +71,9 @@ def run_stage(run: RunConfig, root: Path, runtime: Runtime, configs: Path) -> di
 def check_inputs(run: RunConfig, root: Path, configs: Path) -> None:
     """ConfigError naming the first thing that `run` reads and that is not there yet, and the command that makes it."""
     for name in stage_state.inputs(run):
+        if is_address(name):
+            run.located(root, name)  # says itself what is wrong with it
+            continue
         owner = Path(name).parts[0]
         is_dataset = owner == "recordings" or name in (run.source, *run.mixed_in)
         needed = root / name / (DATASET if is_dataset else "weights/model.safetensors")
@@ -110,7 +114,7 @@ def _num_tasks(run: RunConfig, root: Path) -> int:
     if isinstance(stage, RecordConfig):
         return sum(len(stage.tasks(split)) for split in SPLITS)
     if isinstance(stage, EncodeLatentsConfig):
-        return len(json.loads((root / run.source / DATASET).read_text())["shards"])
+        return len(json.loads((run.located(root, run.source) / DATASET).read_text())["shards"])
     if isinstance(stage, EvaluateCaptionsConfig):
         return len(caption_units(stage))
     return len(stage.all_units()) if isinstance(stage, EvaluateConfig) else 1
@@ -121,10 +125,10 @@ def _make(run: RunConfig, root: Path, folder: Path, runtime: Runtime, on_done: C
     if isinstance(stage, RecordConfig):
         return make_recordings(stage, run.seed, folder, *place)
     if isinstance(stage, EncodeLatentsConfig):
-        return make_latents(stage, root, root / run.source, folder, *place)
+        return make_latents(stage, root, run.located(root, run.source), folder, *place)
     if isinstance(stage, EvaluateConfig):
         return make_measurements(stage, root, folder, run.seed, *place)
     if isinstance(stage, EvaluateCaptionsConfig):
         return judge_captions(stage, root, folder, run.seed, *place)
     assert isinstance(stage, ExportConfig)
-    return write_artifact(stage, root, root / run.source, root / "artifact")
+    return write_artifact(stage, root, run.located(root, run.source), root / "artifact")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from data_pipeline.mixture import open_mixture
+from data_pipeline.buckets import open_stream
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
 from launch.logs import failing_noted, logged_to
@@ -47,7 +47,7 @@ def train(
             patience, run.resources.collective_seconds, WRITE_SECONDS,
         )  # fmt: skip
         stage = build_stage(run, root, world)
-        batches = open_mixture(data, root, world.rank, world.world_size, run.seed)
+        batches = open_stream(data, root, world.rank, world.world_size, run.seed)
         return run_loop(
             stage,
             batches,
@@ -71,7 +71,7 @@ def build_stage(run: RunConfig, root: Path, world: World) -> Stage:
         device=world.device,
         seed=run.seed,
         num_steps=loop.num_steps,
-        facts=facts_of(Dataset.open(root / data.folder).manifest),
+        facts=facts_of(Dataset.open(run.located(root, data.folder)).manifest),
     )
     return run.stage.build(context)
 

@@ -174,6 +174,37 @@ def test_closing_or_dropping_the_iterator_ends_its_threads(folder: Path) -> None
     assert alive() == 0
 
 
+@pytest.mark.parametrize("num_shards", [1, 3, 7])
+def test_however_many_shards_every_rank_gets_as_many_batches_as_the_others(tmp_path: Path, num_shards: int) -> None:
+    """Batches of 24 on any number of ranks that divides it and any number of threads; the others are refused."""
+    numbers = iter(range(14))
+    shards = [
+        write_shard(
+            tmp_path / f"{i}.tar", [make_sample(next(numbers), 9 + i, "latents") for _ in range(14 // num_shards)]
+        )
+        for i in range(num_shards)
+    ]
+    space = ActionSpace(buttons=("left", "right"), keys=tuple("abcde"), wheel=True, axes=("x",))
+    write_manifest(
+        tmp_path,
+        DatasetManifest(
+            action_space=space, fps=10.0, height=H, width=W, kind="latents", shards=tuple(shards), source={}
+        ),
+    )
+    alone = take(tmp_path, data(global_batch_size=24), 5)
+    for world in (2, 3, 4, 6, 8):
+        ranks = [
+            take(tmp_path, data(global_batch_size=24, num_workers=r % 4), 5, rank=r, world=world) for r in range(world)
+        ]
+        assert {len(batches) for batches in ranks} == {5}
+        for step, (whole, cursor) in enumerate(alone):
+            dealt = [ranks[place % world][step][0].sample_ids[place // world] for place in range(24)]
+            assert dealt == list(whole.sample_ids)
+            assert {batches[step][1] for batches in ranks} == {cursor}
+    with pytest.raises(ValueError, match="does not divide among 5"):
+        take(tmp_path, data(global_batch_size=24), 1, world=5)
+
+
 def damage(folder: Path, clip: int) -> None:
     entry = Dataset.open(folder).clips[clip]
     member = entry.members["actions.npz"]

@@ -21,7 +21,7 @@ def open_dataset(folder: Path) -> Dataset | Finding:
 
 def sizes(dataset: Dataset) -> Iterator[Finding]:
     """Shards that are missing, or not as long as the manifest says."""
-    for entry in dataset.manifest.shards:
+    for entry in dataset.manifest.shards if dataset.cache is None else ():  # else they come when they are read
         path = dataset.folder / entry.name
         size = path.stat().st_size if path.exists() else None
         if size != entry.size:

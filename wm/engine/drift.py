@@ -17,6 +17,7 @@ ALWAYS_ALLOWED = (
     "keep_last",
     "async_save",
     "resources",
+    "shard_cache",
 )
 
 

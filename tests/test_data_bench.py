@@ -1,0 +1,40 @@
+"""The bench of the data pipeline measures what it says, small here; the numbers that the project promises, in full."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipeline import bench
+
+
+def test_small_cases_compare_the_same_bytes_and_say_what_is_wanted(tmp_path: Path) -> None:
+    result = bench.reading(tmp_path, megabytes=1.0, rounds=1)
+    assert result["samples"] * 60_000 < result["tar_bytes"] < result["samples"] * 80_000
+    for name in ("indexed", "checked", "webdataset"):
+        assert result[f"{name}_bytes_per_second"] > 0
+
+
+def test_a_dataset_of_one_shard_under_many_names_is_read_to_its_end(tmp_path: Path) -> None:
+    result = bench.position(tmp_path, gigabytes=0.02, rounds=1, shard_clips=4)
+    assert result["dataset_bytes"] > 0.015e9
+    assert result["windows"] == result["clips"] * 15
+
+
+def test_the_command_names_its_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(["walking"])
+    assert "no case 'walking'; valid are reading, decoding" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
+    """Ratios and seconds of one core, so that a busy machine changes little."""
+    out = tmp_path / "bench.json"
+    assert bench.main(["--json", str(out), "--folder", str(tmp_path)]) == 0
+    found = json.loads(out.read_text())
+    assert found["reading"]["times_webdataset"] >= 5
+    assert found["checksums"]["times_unchecked"] <= 1.10
+    assert found["position"]["more_seconds"] <= 2
+    assert found["memory"]["growth"] < 0.05
+    assert found["decoding"]["frames_per_second"] >= 300

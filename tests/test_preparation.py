@@ -1,0 +1,150 @@
+"""Preparing data dies anywhere and is run again: the same bytes, nothing lost, nothing twice, nothing half under its name."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.environments.desktop_sim import DesktopSimConfig
+from data_pipeline.human_policy import HumanPolicyConfig
+from data_pipeline.shards import Dataset, write_manifest, write_shard
+from data_pipeline.tar_index import build_index, load_index
+from launch.recordings import RecordConfig, make_recordings, record_shard
+from launch.resources import Resources
+from launch.shard_work import map_here, noted
+from tests.test_shards import make_manifest, make_sample
+from wm.config import to_dict
+
+SHARDS = ((0, 1), (2,), (3, 4, 5))
+FORK = multiprocessing.get_context("fork")
+
+
+class Countdown:
+    """Kills its process at the `place`-th call of a function of Python or C; None only counts."""
+
+    def __init__(self, place: int | None) -> None:
+        self.place, self.count = place, 0
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        if event in ("call", "c_call"):
+            self.count += 1
+            if self.count == self.place:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in(work: Callable[[], Any], place: int | None) -> int:
+    """Run `work` in a process that is killed at `place`; the number of calls that it made, 0 if it was killed."""
+    counted = FORK.Value("q", 0)
+
+    def child() -> None:
+        countdown = Countdown(place)
+        sys.setprofile(countdown)
+        work()
+        sys.setprofile(None)
+        counted.value = countdown.count
+
+    process = FORK.Process(target=child)
+    process.start()
+    process.join(120)
+    assert process.exitcode == (0 if counted.value else -signal.SIGKILL)
+    return counted.value
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_missing(folder: Path) -> None:
+    """What a stage does: the shards that are not there yet, then the manifest."""
+    entries = []
+    for index, numbers in enumerate(SHARDS):
+        path = folder / f"{index}.tar"
+        if not path.exists():
+            write_shard(path, (make_sample(number, "latents") for number in numbers))
+        entries.append(load_index(path)[0])
+    write_manifest(folder, make_manifest(entries, "latents"))
+
+
+def test_a_writer_killed_at_fifty_places_and_run_again_leaves_what_an_uncrashed_one_leaves(tmp_path: Path) -> None:
+    write_missing(tmp_path / "reference")
+    reference = contents(tmp_path / "reference")
+    total = die_in(lambda: write_missing(tmp_path / "counted"), None)
+    assert contents(tmp_path / "counted") == reference
+    left, manifests = 0, 0
+    for number in range(50):
+        folder = tmp_path / str(number)
+        assert die_in(lambda folder=folder: write_missing(folder), 1 + number * total // 50) == 0
+        for shard in folder.glob("*.tar"):
+            assert build_index(shard)["entry"] == to_dict(load_index(shard)[0])
+        left += any(".partial" in path.name for path in folder.glob(".*"))
+        manifests += (folder / "dataset.json").exists()
+        write_missing(folder)
+        assert contents(folder) == reference
+    assert left > 5  # some died in the middle of a file
+    assert manifests < 5
+
+
+SETTINGS = RecordConfig(
+    environment=DesktopSimConfig(),
+    policy=HumanPolicyConfig(),
+    num_recordings=3,
+    num_heldout=1,
+    num_frames=6,
+    recordings_per_shard=1,
+)
+
+
+def recorded(folder: Path, map_tasks: Any = map_here) -> dict[str, bytes]:
+    make_recordings(SETTINGS, 5, folder, map_tasks, Resources(), lambda done: None)
+    for split in ("train", "heldout"):
+        Dataset.open(folder / split).verify()
+    return contents(folder)
+
+
+def test_tasks_killed_at_random_and_asked_again_record_every_shard_once(tmp_path: Path) -> None:
+    reference = recorded(tmp_path / "reference")
+    rng, deaths, reused = random.Random(4), [], []
+
+    def killing(function: Any, tasks: Any, resources: Any, on_done: Any) -> list[dict[str, Any]]:
+        """As Ray does it: a task whose worker died is run again, sometimes also one that had ended."""
+        assert function is record_shard
+        for task in tasks:
+            calls = die_in(lambda task=task: function(*task), None) if not deaths else deaths[0]
+            deaths.append(calls)
+            for _ in range(3):
+                place = rng.randrange(1, calls)
+                deaths.append(die_in(lambda task=task, place=place: function(*task), place))
+        answers = [function(*task) for task in tasks]
+        reused.extend(answers == [function(*task) for task in tasks] for _ in range(2))
+        return answers
+
+    assert recorded(tmp_path / "killed", killing) == reference
+    assert deaths.count(0) >= 3
+    assert all(reused)
+
+
+def test_a_note_of_other_work_or_of_a_shard_that_is_gone_is_not_believed(tmp_path: Path) -> None:
+    task = (SETTINGS, 5, "train", 0, (0,), tmp_path)
+    answer = record_shard(*task)
+    assert record_shard(*task) == answer
+    other = record_shard(SETTINGS, 6, "train", 0, (0,), tmp_path)
+    assert other["entry"]["sha256"] != answer["entry"]["sha256"]
+    assert record_shard(*task) == answer
+    os.truncate(tmp_path / "00000.tar", 1000)
+    assert record_shard(*task) == answer
+    (tmp_path / "00000.tar").unlink()
+    assert noted(tmp_path, "00000.tar", "anything") is None
+    assert record_shard(*task) == answer
+
+
+@pytest.mark.parametrize("leftover", [b"", b"half a shard"])
+def test_what_dead_workers_left_goes_when_the_dataset_is_whole(tmp_path: Path, leftover: bytes) -> None:
+    (tmp_path / ".1.tar.4242.partial").write_bytes(leftover)
+    write_missing(tmp_path)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 4 + [".tar"] * 3
