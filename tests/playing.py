@@ -20,6 +20,7 @@ from data_pipeline.schema import to_action
 from tools.actions import Beginning
 from tools.client import Client
 from tools.gate import Limits
+from tools.recorder import Recorder, Recording
 from tools.server import Hall, address, listen, make_server
 from tools.session import Context, EnvironmentDream, EnvironmentSession, Game, Rows
 from wm.artifact import FORMAT_VERSION, DenoiserWeights, Manifest, World
@@ -126,10 +127,16 @@ def get(server: Served, path: str, **headers: str) -> tuple[int, dict[str, str],
 
 
 @contextlib.contextmanager
-def served(game: Game, folder: Path, with_page: bool = True, **limits: float) -> Iterator[Served]:
+def served(
+    game: Game,
+    folder: Path,
+    with_page: bool = True,
+    make_recording: Callable[[Game, Path], Recording] = Recorder,
+    **limits: float,
+) -> Iterator[Served]:
     """A server of `game` on a free port, gone afterwards."""
     listener = listen("127.0.0.1", 0)
-    hall = Hall(game, folder, Limits(**limits), with_page=with_page)
+    hall = Hall(game, folder, Limits(**limits), with_page=with_page, make_recording=make_recording)
     server = make_server(hall)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()

@@ -206,3 +206,48 @@ def test_a_key_that_it_lacks_is_refused_and_changes_nothing() -> None:
         world.step(press("Digit0", "KeyQ"))
     assert np.array_equal(world.render(), first)
     assert not world._held
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "settings"),
+    [
+        (
+            "vizdoom",
+            "games",
+            GymnasiumConfig(
+                id="VizdoomBasic-MultiBinary-v1",
+                keys={"KeyA": (1, 0, 0), "KeyD": (0, 1, 0), "Space": (0, 0, 1)},
+                repeat=2,
+            ),
+        ),
+        (
+            "ale_py",
+            "atari",
+            GymnasiumConfig(
+                id="ALE/Pong-v5",
+                keys={"Space": (1,), "ArrowUp": (2,), "ArrowDown": (3,)},
+                arguments={"repeat_action_probability": 0.0},
+            ),
+        ),
+    ],
+)
+def test_games_that_bring_themselves_draw_what_they_draw_for_gymnasium(
+    module: str, extra: str, settings: GymnasiumConfig
+) -> None:
+    pytest.importorskip(module, reason=f"{module} is an optional extra: pip install 'wm[{extra}]'")
+    theirs = gymnasium.make(settings.id, render_mode="rgb_array", **settings.arguments)
+    theirs.reset(seed=4)
+    first, second, *_ = settings.keys
+    steps = [press(first), Controls((0, 0)), release(first), press(second)]
+    made = frames_of(settings, steps, seed=4)
+    assert np.array_equal(made[0], theirs.render())
+    idle = (0,) * len(settings.keys[first])
+    for frame, done in zip(
+        made[1:], (settings.keys[first], settings.keys[first], idle, settings.keys[second]), strict=True
+    ):
+        for _ in range(settings.repeat):
+            theirs.step(np.array(done, np.int8) if len(done) > 1 else int(done[0]))
+        assert np.array_equal(frame, theirs.render())
+    theirs.close()
+    assert np.array_equal(made, frames_of(settings, steps, seed=4))
+    assert len({frame.tobytes() for frame in made}) > 2

@@ -90,7 +90,9 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "pyarrow": ("data_pipeline/tables.py",),
     "h5py": ("data_pipeline/importing/hdf5.py",),
     "gymnasium": ("data_pipeline/environments/gymnasium_world.py",),
-    "minigrid": ("data_pipeline/environments/gymnasium_world.py",),
+    "minigrid": (),  # loaded by gymnasium, as are the next two; ale_py is under the GPL and must stay outside
+    "vizdoom": (),
+    "ale_py": (),
     "yaml": ("wm/config.py",),
 }
 

@@ -1,6 +1,8 @@
 """Any Gymnasium environment that draws itself, as one of ours: keys or axes become its actions.
 
-gymnasium is an optional extra (`pip install 'wm[games]'`) and is loaded when an environment is built.
+gymnasium is an optional extra (`pip install 'wm[games]'`) and is loaded when an environment is built. So are the packages
+that bring environments of their own, by gymnasium itself and only for an id of theirs: nothing here imports them, and the
+one with another licence than ours (Atari's, GPL) is an extra by itself.
 """
 
 from dataclasses import field
@@ -13,6 +15,14 @@ from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.environment import CursorSprite, Target
 from wm.batch import ActionSpace
 from wm.config import config
+
+# How an id begins -> the module that makes it known, and the extra that brings it.
+_BRINGERS = {
+    "MiniGrid-": ("minigrid", "games"),
+    "BabyAI-": ("minigrid", "games"),
+    "Vizdoom": ("vizdoom.gymnasium_wrapper", "games"),
+    "ALE/": ("ale_py", "atari"),
+}
 
 # For a Discrete space whose config names no keys: action i is the i-th of these.
 KEYS = (*(f"Digit{i}" for i in range(10)), *(f"Key{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
@@ -27,7 +37,7 @@ class GymnasiumConfig:
     """
 
     kind: Literal["gymnasium"] = "gymnasium"
-    id: str  # as in gymnasium.make: "CarRacing-v3", "MiniGrid-Empty-8x8-v0"
+    id: str  # as in gymnasium.make: "CarRacing-v3", "VizdoomBasic-MultiBinary-v1", "ALE/Pong-v5"
     arguments: dict[str, Any] = field(default_factory=dict)  # more of gymnasium.make
     keys: dict[str, tuple[float, ...]] = field(default_factory=dict)  # key -> action: [-1, 0, 0], or [2] if Discrete
     idle: tuple[float, ...] = ()  # the action while no key is down; empty is the one nearest to zero
@@ -194,17 +204,11 @@ def _made(config: GymnasiumConfig) -> tuple[Any, str]:
         import gymnasium
     except ImportError:
         raise ValueError(f"{config.id} needs gymnasium: pip install 'wm[games]'") from None
-    if config.id.startswith(("MiniGrid-", "BabyAI-")):
-        _register_minigrid(config.id)
+    module, extra = next((found for start, found in _BRINGERS.items() if config.id.startswith(start)), ("", "games"))
+    name = f"{module}:{config.id}" if module else config.id
     try:
-        return gymnasium.make(config.id, render_mode="rgb_array", **config.arguments), gymnasium.__version__
+        return gymnasium.make(name, render_mode="rgb_array", **config.arguments), gymnasium.__version__
+    except ImportError:
+        raise ValueError(f"{config.id} needs {module.split('.')[0]}: pip install 'wm[{extra}]'") from None
     except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(f"gymnasium cannot make {config.id}: {' '.join(str(error).split())}") from None
-
-
-def _register_minigrid(name: str) -> None:
-    """Loading minigrid makes gymnasium know its environments."""
-    try:
-        import minigrid  # noqa: F401
-    except ImportError:
-        raise ValueError(f"{name} needs minigrid: pip install 'wm[games]'") from None

@@ -101,9 +101,11 @@ class X11Desktop:
         server = self._running()
         with server.watched():
             self._point(action.pointer)
-            for place, event in enumerate(action.events):
-                if place:  # a key goes where the click before it put the focus, as for a hand
+            clicked = False
+            for event in action.events:
+                if clicked and event.target in self._codes:  # it goes where the click before it put the focus
                     server.settle(self._patience(), SURE_SECONDS)
+                clicked = event.target in self._numbers
                 self._inject(event)
             if self._schedule is None:
                 self._rest(after_events=bool(action.events))

@@ -34,6 +34,7 @@ function hear(message) {
     begun: () => begun(message),
     idle: () => notice(message.on ? "The world rests while nobody plays. Move the mouse to go on." : ""),
     recording: () => setRecording(message.on),
+    redacting: () => { $("redact").checked = message.on; },
     saved: () => { $("saved").textContent = `Saved ${message.actions} and ${message.video}`; },
     error: () => complain(message),
   };
@@ -48,6 +49,8 @@ function meet(hello) {
   setLink(true, "connected");
   notice("");
   canvases.dreamed.dataset.resumed = String(hello.resumed);
+  $("dreamed-caption").textContent = hello.dreams ? "dreamed" : "real";
+  say({ kind: "redact", on: $("redact").checked });
   if (hello.resumed) { // all is as it was behind the page; what was set on it meanwhile is said again
     settings();
     return;
@@ -230,6 +233,7 @@ $("another").addEventListener("click", anotherSeed);
 $("model").addEventListener("change", () => { $("num-steps").value = world.models[$("model").value]; reset(); });
 for (const id of ["start", "seed", "num-steps"]) $(id).addEventListener("change", reset);
 for (const id of ["show-real", "show-difference"]) $(id).addEventListener("change", showViews);
+$("redact").addEventListener("change", () => say({ kind: "redact", on: $("redact").checked }));
 for (const id of ["pacing", "codec"]) $(id).addEventListener("change", settings);
 $("record").addEventListener("click", () => say({ kind: "record", on: !recording }));
 $("ask").addEventListener("close", () => { sessionStorage.setItem("token", $("token").value); connect(); });
