@@ -28,9 +28,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import prepare, worker
 from launch.entry import StageError
+from launch.resources import START_SECONDS
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
+from wm.engine import failures
 from wm.engine.world import World
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a stage is seen that late; the default is 2 s
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # the default is to wait for ever
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{START_SECONDS:g}",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "900",  # the default is to wait for ever
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }
@@ -58,8 +60,8 @@ LOST_PEER_WORDS = ("connection closed by peer", "connection reset", "gloo", "ncc
 class Cluster:
     """A Runtime on Ray: of this machine, or the one at `address`. One context for all stages."""
 
-    def __init__(self, address: str | None = None):
-        self._address = address
+    def __init__(self, address: str | None = None, trust_checkpoint: bool = False):
+        self._address, self._trust = address, trust_checkpoint
 
     def __enter__(self) -> Self:
         for name, value in SETTINGS.items():
@@ -89,14 +91,15 @@ class Cluster:
         check_resources(run)
         folder = run.output(root)
         for attempt in range(run.resources.max_failures + 1):
+            failures.forget(folder)
             try:
-                return _fit(run, root, folder)
+                return _fit(run, root, folder, self._trust)
             except TrainingFailedError as error:
-                cause = _cause(error)
+                cause, first = _cause(error), failures.first(folder)
                 (folder / "error.log").write_text(str(error))
                 if attempt == run.resources.max_failures or not _passing(cause):
-                    raise _as_ours(cause, folder) from error
-                log.warning("a worker was lost (%s); goes on from its last checkpoint", _line(cause))
+                    raise _as_ours(cause, folder, first) from error
+                log.warning("a worker was lost (%s); goes on from its last checkpoint", first or _line(cause))
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -144,11 +147,11 @@ def check_resources(run: RunConfig) -> None:
         )
 
 
-def _fit(run: RunConfig, root: Path, folder: Path) -> dict[str, Any]:
+def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> dict[str, Any]:
     """One attempt, in a thread: Ray would take the interrupt from the keyboard for itself on the main one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
-    trainer = _trainer(run, root, folder)
+    trainer = _trainer(run, root, folder, trust)
     outcome: Future[ray.train.Result] = Future()
     threading.Thread(target=_fulfil, args=(outcome, trainer), daemon=True, name="fit").start()
     try:
@@ -180,14 +183,14 @@ def _wait(outcome: "Future[ray.train.Result]", seconds: float = float("inf")) ->
         concurrent.futures.wait([outcome], timeout=0.2)
 
 
-def _trainer(run: RunConfig, root: Path, folder: Path) -> TorchTrainer:
+def _trainer(run: RunConfig, root: Path, folder: Path, trust: bool) -> TorchTrainer:
     wants = run.resources
     environment = {"OMP_NUM_THREADS": str(wants.threads), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]}
     return TorchTrainer(
         train_worker,
-        train_loop_config={"run": to_dict(run), "root": str(root.resolve())},
+        train_loop_config={"run": to_dict(run), "root": str(root.resolve()), "trust": trust},
         torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.timeout_seconds)
+            backend="cpu:gloo,cuda:nccl" if wants.gpus_per_worker else "gloo", timeout_s=int(wants.collective_seconds)
         ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=wants.num_workers,
@@ -208,10 +211,13 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What each training worker does, in its own process."""
     run, root = from_dict(RunConfig, settings["run"]), Path(settings["root"])
     torch.set_num_threads(run.resources.threads)
-    world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
+    world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.collective_seconds)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    return worker.train(run, root, world, on_checkpoint=_report, should_stop=(run.output(root) / STOP).exists)
+    stop = run.output(root) / STOP
+    return worker.train(
+        run, root, world, on_checkpoint=_report, should_stop=stop.exists, trust_checkpoint=settings["trust"]
+    )
 
 
 def _report(step: int, folder: Path) -> None:
@@ -237,11 +243,13 @@ def _passing(cause: BaseException) -> bool:
     )
 
 
-def _as_ours(cause: BaseException, folder: Path) -> BaseException:
-    """`cause` itself if its text says what to do, else one line that says where to look."""
+def _as_ours(cause: BaseException, folder: Path, first: str | None) -> BaseException:
+    """`cause` itself if its text says what to do, else what failed first, in one line that says where to look."""
     if isinstance(cause, ValueError | OSError | FloatingPointError) and not _passing(cause):
         return cause
-    return StageError(f"{_line(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt")
+    return StageError(
+        f"{first or _line(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt"
+    )
 
 
 def _line(cause: BaseException) -> str:

@@ -33,16 +33,17 @@ def write_artifact(settings: ExportConfig, root: Path, source: Path, folder: Pat
     }
 
 
-def finish_checkpoint(root: Path, stage: str, step: int | None, folder: Path) -> int:
+def finish_checkpoint(root: Path, stage: str, step: int | None, folder: Path, trust: bool = False) -> int:
     """Leave in `folder` what the training in `root`/`stage` would leave had it ended at `step`; None is its newest.
 
-    The step comes back. ConfigError where there is no such checkpoint, CheckpointError where it is damaged. A training
+    The step comes back. ConfigError where there is no such checkpoint, CheckpointError where it is damaged or another
+    user's and `trust` is not given. A training
     that goes on beside this is not disturbed: its files are only read.
     """
     run, world = load_run(root / stage / "config.yaml"), World.single()
     path = _checkpoint(root / stage, step)
     built = build_stage(dataclasses.replace(run, learner="local"), root, world)
-    state = checkpoint.load(path, built.parts(), world)
+    state = checkpoint.load(path, built.parts(), world, trust=trust)
     built.finish(folder)
     return int(state["step"])
 

@@ -4,6 +4,8 @@ import os
 
 from wm.config import config
 
+START_SECONDS = 300.0  # for all workers that Ray starts for a training to come up
+
 
 @config
 class Resources:
@@ -13,12 +15,21 @@ class Resources:
     cpus_per_worker: float = 0.0  # 0: the cores of this machine, divided by the workers
     gpus_per_worker: float = 0.0  # training: 0 or 1; tasks may share one GPU, as 0.25
     max_failures: int = 1  # times a lost worker is replaced; training goes on from its own last checkpoint
-    timeout_seconds: float = 1800.0  # a collective that takes longer fails the run
+    timeout_seconds: float = 900.0  # a rank in one phase of a step for longer hangs: it says where and is restarted
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds < 1:
+            raise ValueError(f"timeout_seconds {self.timeout_seconds:g} must be at least 1")
 
     @property
     def cpus(self) -> float:
         """Cores that one worker reserves."""
         return self.cpus_per_worker or num_cores() / self.num_workers
+
+    @property
+    def collective_seconds(self) -> float:
+        """After how long a collective fails by itself: later than the watchdog, which says more."""
+        return 1.5 * self.timeout_seconds
 
     @property
     def threads(self) -> int:

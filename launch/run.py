@@ -10,6 +10,7 @@ from typing import Any
 from launch import stage_state
 from launch.entry import INTERRUPTED, OK, guarded, sole_user, spoken
 from launch.progress import clock
+from launch.resources import START_SECONDS, Resources
 from launch.run_config import load_run
 from launch.runtime import Runtime, ThisProcess
 from launch.stages import check_inputs, describe, run_stage
@@ -40,16 +41,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hours", type=float, default=0.0, help="length of the training; 0.25 is what the files say")
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     parser.add_argument("--address", help="of a Ray cluster that is running; default: one is started on this machine")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="go on from another user's checkpoint too")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
 
 
 def open_runtime(arguments: argparse.Namespace) -> AbstractContextManager[Runtime]:
     """The runtime that the arguments ask for; Ray is imported only where it is used."""
     if arguments.local:
-        return ThisProcess()
+        return ThisProcess(arguments.trust_checkpoint)
     from launch.cluster import Cluster
 
-    return Cluster(arguments.address)
+    return Cluster(arguments.address, arguments.trust_checkpoint)
 
 
 def run_file(arguments: argparse.Namespace, command: str) -> int:
@@ -70,6 +72,8 @@ def run_file(arguments: argparse.Namespace, command: str) -> int:
                 f"{folder} was made with other settings ({changes}); --again keeps it under old/ and makes it anew"
             )
         print(f"{describe(run)} -> {folder}", flush=True)
+        if run.trains:
+            print(patience(run.resources, on_ray=not arguments.local), flush=True)
         with open_runtime(arguments) as runtime:
             result = run_stage(run, root, runtime, arguments.config.parent)
     if result.get("stopped"):
@@ -77,6 +81,15 @@ def run_file(arguments: argparse.Namespace, command: str) -> int:
         return INTERRUPTED
     print(f"done in {clock(stage_state.read(folder)['seconds'])}{summary(result)}")
     return OK
+
+
+def patience(resources: Resources, on_ray: bool) -> str:
+    """The time-outs of a training, in a line."""
+    start = f"workers start within {START_SECONDS:g} s, " if on_ray else ""
+    return (
+        f"time-outs: {start}a phase of a step within {resources.timeout_seconds:g} s (resources.timeout_seconds), "
+        f"a collective within {resources.collective_seconds:g} s"
+    )
 
 
 def summary(result: dict[str, Any]) -> str:

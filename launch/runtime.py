@@ -14,6 +14,7 @@ from launch.resources import Resources
 from launch.run_config import RunConfig
 from launch.shard_work import MapTasks, map_here
 from wm.config import ConfigError
+from wm.engine import failures
 from wm.engine.world import World
 
 # A file of this name in a stage's folder asks its training to save and stop at the next step.
@@ -32,6 +33,9 @@ class Runtime(Protocol):
 class ThisProcess:
     """A Runtime without Ray: one process, or those that torchrun started."""
 
+    def __init__(self, trust_checkpoint: bool = False):
+        self._trust = trust_checkpoint
+
     def __enter__(self) -> Self:
         return self
 
@@ -43,11 +47,15 @@ class ThisProcess:
     def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
         check_gpus(run.resources, torch.cuda.device_count())
         torch.set_num_threads(run.resources.threads)
-        world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.timeout_seconds)
+        world = World.from_environment(
+            None if run.resources.gpus_per_worker else "cpu", run.resources.collective_seconds
+        )
+        if world.rank == 0:
+            failures.forget(run.output(root))
         stop = run.output(root) / STOP
         stop.unlink(missing_ok=True)
         with asked_to_stop(stop):
-            return worker.train(run, root, world, should_stop=stop.exists)
+            return worker.train(run, root, world, should_stop=stop.exists, trust_checkpoint=self._trust)
 
     def map_tasks(
         self,

@@ -1,8 +1,7 @@
 """Where all layers meet: a run config, a dataset, a stage, a learner and the loop become one training run."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,22 @@ from torch import nn
 from data_pipeline.mixture import open_mixture
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
+from launch.logs import failing_noted, logged_to
 from launch.processes import introduce
 from launch.run_config import RunConfig, TrainingConfig, load_run
 from wm.config import to_dict
 from wm.engine.learner import LocalLearner
 from wm.engine.loop import run as run_loop
 from wm.engine.protocols import Learner, MakeLearner, Stage
+from wm.engine.saving import WRITE_SECONDS
+from wm.engine.watchdog import watched
 from wm.engine.world import World
 from wm.engine.zero import ZeroLearner
 from wm.stages.context import DatasetFacts, StageContext
 
 __all__ = ["RunConfig", "build_stage", "facts_of", "load_run", "make_learner", "train"]
 
-# Whose words belong in a run's log.
-LOGGERS = ("wm", "launch", "data_pipeline", "py.warnings")
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -33,16 +34,30 @@ def train(
     world: World,
     on_checkpoint: Callable[[int, Path], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
     folder = run.output(root)
-    introduce(folder, world.rank)
-    with _logged_to(folder / f"log-{world.rank}.txt"):
+    patience = run.resources.timeout_seconds
+    with logged_to(folder, world), failing_noted(folder, world), watched(folder, world, patience):
+        log.info(
+            "time-outs: a phase of a step %g s, a collective %g s, writing a checkpoint %g s",
+            patience, run.resources.collective_seconds, WRITE_SECONDS,
+        )  # fmt: skip
+        introduce(folder, world.rank)
         stage = build_stage(run, root, world)
         batches = open_mixture(data, root, world.rank, world.world_size, run.seed)
         return run_loop(
-            stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
+            stage,
+            batches,
+            loop,
+            folder,
+            world,
+            to_dict(run),
+            on_checkpoint=on_checkpoint,
+            should_stop=should_stop,
+            trust_checkpoint=trust_checkpoint,
         )
 
 
@@ -80,23 +95,3 @@ def facts_of(manifest: DatasetManifest) -> DatasetFacts:
         width=manifest.width,
         latents=manifest.latents,
     )
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """While it lasts, what our code and Python's warnings say goes to the file at `path`, after what is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    logging.captureWarnings(True)
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import time
@@ -177,6 +178,24 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch):
         folder = write(tmp_path, 1)
     with pytest.raises(CheckpointError, match="format 7"):
         read(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", [".", "manifest.json", "words", "words/deep/count.txt"])
+def test_what_belongs_to_another_user_is_loaded_on_demand_only(tmp_path: Path, name: str):
+    write(tmp_path, 1)
+    folder = write(tmp_path, 2)
+    os.chown(folder / name, 12345, 12345)
+    for attempt in (lambda: checkpoint.newest_intact(tmp_path, WORLD), lambda: read(folder)):
+        with pytest.raises(CheckpointError, match=r"step-2.* belongs to user 12345, .*--trust-checkpoint"):
+            attempt()
+    found = checkpoint.newest_intact(tmp_path, WORLD, trust=True)
+    assert found is not None
+    assert found[0] == folder
+    assert checkpoint.load(folder, {"words": Words(), "more": Words()}, WORLD, trust=True)["step"] == 2
+    (folder / "words/more.txt").write_text("x")  # trust is of people: what nobody vouches for is still refused
+    with pytest.raises(CheckpointError, match="not in the manifest"):
+        checkpoint.load(folder, {"words": Words(), "more": Words()}, WORLD, trust=True)
 
 
 def hold(root: Path, started: Any) -> None:

@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_gives_one_warning_and_recovers(tmp_path
 def test_a_full_disk_stops_nothing(tmp_path: Path, caplog, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is not there")
-    monkeypatch.setattr(metrics, "open", lambda _, mode: open("/dev/full", mode), raising=False)  # noqa: SIM115
+    monkeypatch.setattr(metrics, "open", lambda _, mode, **given: open("/dev/full", mode, **given), raising=False)  # noqa: SIM115
     log = MetricsLog(tmp_path, World.single())
     with caplog.at_level(logging.WARNING):
         log.log(1, {"loss": 1.0})

@@ -192,8 +192,9 @@ def snapshot(stage: int, world: World, folder: Path) -> None:
 
 
 def _content(path: Path) -> dict[str, object]:
-    with safe_open(path, framework="np") as file:
-        return {name: file.get_tensor(name).tobytes() for name in file.keys()} | file.metadata()  # noqa: SIM118
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: t.reshape(-1).view(torch.uint8).tolist() for name, t in tensors.items()} | file.metadata()
 
 
 def save(learner: Learner, place: Path, world: World) -> None:

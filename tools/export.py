@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae", default="vae", metavar="STAGE", help="the same (default: %(default)s)")
     parser.add_argument("--recordings", default="recordings/heldout", help="where play starts (default: %(default)s)")
     parser.add_argument("--context-frames", type=int, help="real frames it starts from (default: the student's window)")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="take another user's checkpoint too")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     return parser
 
@@ -48,7 +49,8 @@ def export(options: argparse.Namespace) -> int:
         raise ConfigError(f"{out} is there already and is no artifact: name a folder that may be made or replaced")
     with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
         vae, student, teacher = (
-            _stage(root, given, Path(scratch)) for given in (options.vae, options.student, options.teacher)
+            _stage(root, given, Path(scratch), options.trust_checkpoint)
+            for given in (options.vae, options.student, options.teacher)
         )
         assert vae is not None
         if student is None:
@@ -64,7 +66,7 @@ def export(options: argparse.Namespace) -> int:
     return OK
 
 
-def _stage(root: Path, given: str, scratch: Path) -> str | None:
+def _stage(root: Path, given: str, scratch: Path, trust: bool) -> str | None:
     """The folder, relative to `root`, that has the weights of what `given` names; None for none."""
     if given == "none":
         return None
@@ -76,7 +78,7 @@ def _stage(root: Path, given: str, scratch: Path) -> str | None:
     if not at and (root / stage / "weights").is_dir():
         return stage
     folder = scratch / stage
-    reached = finish_checkpoint(root, stage, int(step) if at else None, folder)
+    reached = finish_checkpoint(root, stage, int(step) if at else None, folder, trust)
     print(f"{stage}: the average of step {reached}")
     return str(folder.relative_to(root))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from wm.engine.ownership import foreign
 from wm.engine.protocols import Part
 from wm.engine.world import World
 
@@ -89,12 +90,18 @@ def verify(folder: Path, world: World) -> dict[str, Any]:
 
 
 def load(
-    folder: Path, parts: Mapping[str, Part], world: World, verified: Mapping[str, Any] | None = None
+    folder: Path,
+    parts: Mapping[str, Part],
+    world: World,
+    verified: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """The state that was saved, with every part loaded. Nothing is loaded unless all checksums and part names agree.
 
-    `verified` is the manifest where `newest_intact` just compared the checksums.
+    `verified` is the manifest where `newest_intact` just compared the checksums. `trust` loads another user's files too.
     """
+    if verified is None and not trust:
+        refuse_foreign(folder, world)
     body = verify(folder, world) if verified is None else verified
     stored = set(body["parts"])
     if stored != set(parts):
@@ -104,13 +111,28 @@ def load(
     return dict(body["state"])
 
 
-def newest_intact(root: Path, world: World) -> tuple[Path, dict[str, Any]] | None:
+def refuse_foreign(folder: Path, world: World) -> None:
+    """CheckpointError where a file of the checkpoint belongs to another user."""
+
+    def refuse() -> None:
+        names = [MANIFEST, *(str(path.relative_to(folder)) for path in folder.rglob("*"))]
+        stranger = foreign(folder, names)
+        if stranger is not None:
+            raise CheckpointError(f"{stranger}, not to who runs this; --trust-checkpoint loads it if you trust them")
+
+    _by_rank_0(world, refuse)
+
+
+def newest_intact(root: Path, world: World, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint whose checksums hold and its manifest; older ones take the place of damaged ones.
 
-    None where nothing was ever saved; CheckpointError where something was and nothing is intact.
+    None where nothing was ever saved; CheckpointError where something was and nothing is intact, or where it is another
+    user's and not to be trusted: no older one takes its place then.
     """
     names = world.broadcast_object([path.name for path in published(root)])
     for name in names:
+        if not trust:
+            refuse_foreign(root / name, world)
         try:
             return root / name, verify(root / name, world)
         except CheckpointError as error:

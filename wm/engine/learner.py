@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wm.batch import Batch
 from wm.config import config
-from wm.engine import failpoints
+from wm.engine import failpoints, phases
 from wm.engine.average import Average, PowerAverages, swapped
 from wm.engine.host_memory import HostMemory
 from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, moments, parameter_groups
@@ -179,6 +179,7 @@ class LocalLearner:
     def update(self, loss: Loss, batch: Batch) -> Metrics:
         """One optimizer step, or none where any rank's loss or gradient is not finite. See protocols.Learner."""
         means = self._accumulate(loss, batch)
+        phases.enter("optimizer")
         failpoints.reach("learner.gradients")
         norm = self._gradient_norm()
         metrics = means.rank_means()
@@ -200,7 +201,9 @@ class LocalLearner:
             for parameter in group.parameters:
                 parameter.grad = None
         for part, weight in micro_batches(batch, self._config.micro_batch_size):
+            phases.enter("forward")
             value, metrics = loss(part)
+            phases.enter("backward")
             (value * weight).backward()
             means.add(value, metrics, weight)
             for group in self._groups:

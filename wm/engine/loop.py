@@ -19,13 +19,14 @@ from torch import Tensor
 
 from wm.config import config, dump
 from wm.durable import write_text
-from wm.engine import checkpoint, failpoints
+from wm.engine import checkpoint, failpoints, phases
 from wm.engine.drift import refuse_drift
 from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
 from wm.engine.protocols import Metrics, OnCheckpoint, OpenBatches, Part, Stage
 from wm.engine.saving import LAST_ATTEMPTS, Saver
 from wm.engine.signals import stop_signals
+from wm.engine.stragglers import Stragglers
 from wm.engine.update import Diverged
 from wm.engine.world import World
 
@@ -64,12 +65,15 @@ def run(
     on_checkpoint: OnCheckpoint | None = None,
     should_stop: Callable[[], bool] | None = None,
     allow_changes: Sequence[str] = (),
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """What result.json says, with `stopped` True where the run ended early (then nothing is written, and it can go on).
 
+    `trust_checkpoint` goes on from another user's files too.
+
     Raises ConfigError when the checkpoint was made under another config, CheckpointError when the folder is in use, no
-    checkpoint is intact or the end cannot be saved, FloatingPointError when training diverged and going back to the last
-    checkpoint and past the data since did not help.
+    checkpoint is intact or ours, or the end cannot be saved, FloatingPointError when training diverged and going back to
+    the last checkpoint and past the data since did not help.
     """
     with locked(folder, world):
         result = world.broadcast_object(_read_result(folder))
@@ -77,7 +81,7 @@ def run(
             logger.info("finished before at step %d; nothing to do", result["step"])
             return result
         with stop_signals() as stopped:
-            progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint)
+            progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint, trust_checkpoint)
             with closing(progress):
                 progress.resume(allow_changes)
                 progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
@@ -95,14 +99,16 @@ class _Progress:
         world: World,
         config_tree: Mapping[str, Any],
         on_checkpoint: OnCheckpoint | None,
+        trust: bool,
     ):
         self._stage, self._config, self._folder, self._world = stage, config, folder, world
         self._tree: dict[str, Any] = json.loads(
             json.dumps(config_tree)
         )  # as the manifest gives it back: lists, no tuples
-        self._root = folder / "checkpoints"
+        self._root, self._trust = folder / "checkpoints", trust
         self._saver = Saver(self._root, world, self._tree, config.keep_last, config.async_save, on_checkpoint)
         self._step, self._cursor = 0, 0
+        self._stragglers = Stragglers(world)
         self._rollbacks, self._rollbacks_in_a_row, self._rolled_back_to = 0, 0, -1
         self._owes_save = False
         self._seconds_before, self._started_at = 0.0, time.monotonic()
@@ -112,7 +118,7 @@ class _Progress:
 
     def resume(self, allow_changes: Sequence[str]) -> None:
         """Take up the newest intact checkpoint; from scratch where there is none."""
-        intact = checkpoint.newest_intact(self._root, self._world)
+        intact = checkpoint.newest_intact(self._root, self._world, self._trust)
         if intact is not None:
             path, manifest = intact
             refuse_drift(manifest["config"], self._tree, path, allow_changes)
@@ -138,7 +144,10 @@ class _Progress:
                 self._roll_back(error)
 
     def _steps(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
+        phases.enter("data", self._step)
         for batch, cursor in open_batches(self._cursor):
+            phases.enter("forward", self._step)
+            phases.precisely(self._world.device.type == "cuda" and self._logs(self._step + 1))
             failpoints.reach("loop.step")
             self._cursor = cursor
             # Draws that are not keyed by sample (dropout) follow the step, so that a resumed run repeats them.
@@ -146,22 +155,26 @@ class _Progress:
             # After a rollback the stream is ahead of the steps; what a stage does at a step follows the steps.
             metrics = self._stage.step(dataclasses.replace(batch, step=self._step))
             self._step += 1
+            phases.enter("log", self._step)
             failpoints.reach("loop.stepped")
             self._saver.settle()
             skipped = self._log_metrics(metrics)
             if self._due(self._config.sample_every):
+                phases.enter("sample")
                 with torch.no_grad():
                     self._log.pictures(self._step, self._stage.sample(batch))
             self._stopped = self._world.any(stop())
             ends = self._stopped or self._step == self._config.num_steps
             self._owes_save |= self._due(self._config.save_every)
             # Not among skipped steps: the checkpoint that training goes back to should be from before the trouble.
+            phases.enter("save")
             if ends:
                 self._saver.save_last(*self._saved(), attempts=1 if self._stopped else LAST_ATTEMPTS)
                 return
             if self._owes_save and not skipped:
                 self._owes_save = False
                 self._saver.save(*self._saved())
+            phases.enter("data")
         raise RuntimeError(f"the batches ended at step {self._step} of {self._config.num_steps}; they must not end")
 
     def _roll_back(self, error: Diverged) -> None:
@@ -170,7 +183,7 @@ class _Progress:
         Raises `error` where there is no checkpoint or going back did not help before.
         """
         self._saver.settle(wait=True)
-        intact = checkpoint.newest_intact(self._root, self._world)
+        intact = checkpoint.newest_intact(self._root, self._world, self._trust)
         if intact is None:
             raise error
         if self._saver.saved_step != self._rolled_back_to:
@@ -207,6 +220,7 @@ class _Progress:
         if unfinished:
             logger.info("stopped at step %d", self._step)
         else:
+            phases.enter("finish")
             failpoints.reach("loop.finish")
             result |= self._stage.finish(self._folder)
             self._world.barrier()
@@ -223,6 +237,10 @@ class _Progress:
         except OSError as error:  # every manifest has it too
             logger.warning("%s cannot be written (%s); training goes on", self._folder / "config.yaml", error)
 
+    def _logs(self, step: int) -> bool:
+        every = self._config.log_every
+        return step in (1, self._config.num_steps) or (every > 0 and step % every == 0)
+
     def _due(self, every: int) -> bool:
         return every > 0 and self._step % every == 0
 
@@ -231,7 +249,7 @@ class _Progress:
         skipped = _skipped(metrics)
         news = skipped > self._skipped  # a row of its own: a skip must be found at the step where it happened
         self._skipped = skipped
-        if not (news or self._step == 1 or self._step == self._config.num_steps or self._due(self._config.log_every)):
+        if not (news or self._logs(self._step)):
             return False
         means = self._world.mean_metrics(metrics)
         now = time.monotonic()
@@ -239,6 +257,7 @@ class _Progress:
         self._logged_step, self._logged_at = self._step, now
         clock = {
             "seconds": self._seconds(), "seconds_per_step": rate, "save_seconds": self._saver.blocked_seconds,
+            "straggler_seconds": self._stragglers.look(),
         }  # fmt: skip
         alarms = {
             "failed_saves": self._saver.failed_saves, "failed_deletions": self._saver.failed_deletions,

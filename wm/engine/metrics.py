@@ -3,6 +3,7 @@
 A log is never worth a run: a full disk or an unwritable folder gives one warning, and writing is tried again.
 """
 
+import errno
 import io
 import json
 import logging
@@ -67,8 +68,12 @@ class MetricsLog:
     def _append(self, row: Mapping[str, Any]) -> None:
         failpoints.reach("metrics.row")
         self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+        line = (json.dumps(row) + "\n").encode()
+        with open(self._folder / "metrics.jsonl", "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            if file.write(line) != len(line):  # a disk that became full: the next row must not begin in this one
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
     def _write(self, event: Event) -> None:
         if self._events is None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wm.batch import Batch
-from wm.engine import failpoints
+from wm.engine import failpoints, phases
 from wm.engine.average import Average, PowerAverages
 from wm.engine.host_memory import HostMemory
 from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
@@ -117,6 +117,7 @@ class ZeroLearner:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         means, spike = self._accumulate(loss, batch)
+        phases.enter("optimizer")
         failpoints.reach("learner.gradients")
         metrics = means.rank_means()
         norm = self._step()
@@ -138,7 +139,9 @@ class ZeroLearner:
         for i, (part, weight) in enumerate(parts):
             self._engine.set_gradient_accumulation_boundary(i == len(parts) - 1)
             self._masters.before_forward()
+            phases.enter("forward")
             value, metrics = loss(part)
+            phases.enter("backward")
             means.add(value, metrics, weight)
             if self._config.spike_sigma and i == len(parts) - 1:
                 spike = self._count.is_spike(means.rank_means()["loss"].item(), self._config.spike_sigma)
