@@ -1,6 +1,7 @@
 """Which process is which rank of a training: each says so in the stage's folder, in `worker-<rank>.json`."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wm.durable import write_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class Process:
 def introduce(folder: Path, rank: int) -> None:
     """Say in `folder` that this process is `rank`."""
     own = Process(rank, os.getpid(), _started(os.getpid()) or 0, socket.gethostname())
-    write_text(folder / f"worker-{rank}.json", json.dumps(asdict(own)))
+    try:
+        write_text(folder / f"worker-{rank}.json", json.dumps(asdict(own)))
+    except OSError as error:  # a full disk costs no training
+        log.warning("which process is rank %d cannot be written (%s); launch.punish will not find it", rank, error)
 
 
 def introduced(folder: Path) -> list[Process]:

@@ -39,13 +39,13 @@ def train(
     """What `result.json` says after the training stage `run` under `root`. Every rank calls; resumes by itself."""
     data, loop = run.parts()
     folder = run.output(root)
-    introduce(folder, world.rank)
     patience = run.resources.timeout_seconds
     with logged_to(folder, world), failing_noted(folder, world), watched(folder, world, patience):
         log.info(
             "time-outs: a phase of a step %g s, a collective %g s, writing a checkpoint %g s",
             patience, run.resources.collective_seconds, WRITE_SECONDS,
         )  # fmt: skip
+        introduce(folder, world.rank)
         stage = build_stage(run, root, world)
         batches = open_stream(data, root, world.rank, world.world_size, run.seed)
         return run_loop(

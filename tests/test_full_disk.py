@@ -53,6 +53,7 @@ def train(folder: Path, events: dict[int, Callable[[], None]], beside: bool) -> 
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.case("C-05", "C-06")
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_full_disk(beside: bool, disk: Path, caplog):
     def fill() -> None:
@@ -77,6 +78,7 @@ def test_a_full_disk(beside: bool, disk: Path, caplog):
     assert {path.name for path in (disk / "run/checkpoints").iterdir()} == {"step-16", "step-20"}
 
 
+@pytest.mark.case("C-05", "C-06")
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_disk_that_becomes_read_only(beside: bool, disk: Path, caplog):
     """Nothing may be open for writing when it is remounted, so the lock and the logs lie elsewhere."""

@@ -41,6 +41,7 @@ def launch(folder: Path, how: str, expected: dict[int, int | None]) -> None:
                 worker.wait()
 
 
+@pytest.mark.case("T-08")
 @pytest.mark.slow
 def test_a_rank_that_waits_for_data_is_named(tmp_path: Path):
     launch(tmp_path, "data", dict.fromkeys(range(3), HUNG))
@@ -55,6 +56,7 @@ def test_a_rank_that_waits_for_data_is_named(tmp_path: Path):
     assert "all_reduce" in (tmp_path / "hang/rank-2.txt").read_text()
 
 
+@pytest.mark.case("T-08")
 @pytest.mark.slow
 def test_a_stopped_rank_is_silent(tmp_path: Path):
     launch(tmp_path, "stopped", {0: HUNG, 1: None, 2: HUNG})
@@ -62,6 +64,7 @@ def test_a_stopped_rank_is_silent(tmp_path: Path):
     assert "hung: ranks 0, 2 in all_reduce at step 7; rank 1 silent: stopped, dead or cut off" in text
 
 
+@pytest.mark.case("T-12", "L-16")
 @pytest.mark.slow
 def test_the_first_failure_is_noted_and_every_line_says_whose_it_is(tmp_path: Path):
     launch(tmp_path, "raise", dict.fromkeys(range(3), 1))
@@ -77,6 +80,7 @@ def test_the_first_failure_is_noted_and_every_line_says_whose_it_is(tmp_path: Pa
     assert "its header is missing" in (tmp_path / "log-1.txt").read_text()
 
 
+@pytest.mark.case("T-09")
 @pytest.mark.slow
 def test_a_slow_rank_is_named_with_its_phase(tmp_path: Path):
     launch(tmp_path, "slow", dict.fromkeys(range(3), 0))
@@ -130,6 +134,7 @@ def test_the_verdict_names_ranks_steps_and_collectives():
     )
 
 
+@pytest.mark.case("L-16")
 def test_the_first_failure_stays_first(tmp_path: Path):
     assert failures.first(tmp_path) is None
     failures.note(tmp_path, World.single(), 3, "ValueError: one\n  two")
@@ -139,6 +144,7 @@ def test_the_first_failure_stays_first(tmp_path: Path):
     assert failures.first(tmp_path) is None
 
 
+@pytest.mark.case("T-08")
 def test_progress_keeps_the_dog_quiet(tmp_path: Path):
     with watched(tmp_path, World.single(), 0.5):
         for step in range(8):
