@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from test_loop import LineStage, open_batches, rows, start, stop_after
+from torch import nn
 
 from wm.batch import Batch
 from wm.engine import checkpoint, failpoints, saving
@@ -20,6 +21,7 @@ from wm.engine.loop import LoopConfig, run
 from wm.engine.protocols import Metrics, Part
 from wm.engine.saving import Saver
 from wm.engine.world import World
+from wm.stages.frozen import FrozenModule
 
 WORLD = World.single()
 
@@ -173,3 +175,23 @@ def test_the_last_save_is_tried_again(tmp_path: Path, monkeypatch):
     beside.save_last(1, parts, {"step": 1}, attempts=1)
     beside.save_last(2, parts, {"step": 2}, attempts=3)
     assert json.loads((tmp_path / "step-2/manifest.json").read_text())["body"]["step"] == 2
+
+
+def test_a_frozen_network_is_written_as_it_was_when_it_was_asked(tmp_path: Path):
+    stage = LineStage(9)
+    frozen, empty = (FrozenModule(nn.Sequential(nn.Linear(3, 5), nn.Dropout(), nn.Linear(5, 3))) for _ in range(2))
+    frozen.copy_from(stage.learner)
+    expected = {name: tensor.clone() for name, tensor in frozen.module.state_dict().items()}
+    held = frozen.snapshot()
+    steps_of(stage, 0, 3)
+    frozen.copy_from(stage.learner)
+    held.save(tmp_path)
+    empty.snapshot().save(tmp_path)
+    again = FrozenModule(nn.Sequential(nn.Linear(3, 5), nn.Dropout(), nn.Linear(5, 3)))
+    again.load(tmp_path)
+    for name, tensor in again.module.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+        assert not torch.equal(tensor, frozen.module.state_dict()[name])
+    frozen.snapshot().save(tmp_path)
+    again.load(tmp_path)
+    assert torch.equal(again.module[0].weight, frozen.module[0].weight)
