@@ -97,7 +97,8 @@ def work_of(run: RunConfig, facts: Facts, teacher: DenoiserConfig | None = None)
         return _tokenizer_work(run.stage, facts, data.clip_frames, run.stage.critic_start)
     if isinstance(run.stage, TrainDiTConfig):
         return _denoiser_work(run.stage.denoiser, facts, data.clip_frames, run.stage.learner, FORWARD + BACKWARD, 0)
-    assert isinstance(run.stage, DistillConfig)
+    if not isinstance(run.stage, DistillConfig):
+        raise ConfigError(f"no plan of {run.kind}: its networks are known only where its tokenizer is trained")
     assert teacher is not None
     guidance = 1 if run.stage.guidance_scale in (0, 1) else 2
     forwards = FORWARD + BACKWARD + guidance + FORWARD  # student, teacher, target

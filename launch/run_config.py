@@ -13,6 +13,7 @@ from launch.resources import Resources
 from wm.config import ConfigError, Kind, config, load
 from wm.engine.loop import LoopConfig
 from wm.stages.distill import DistillConfig
+from wm.stages.distill_decoder import DistillDecoderConfig
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.evaluate import EvaluateConfig
 from wm.stages.evaluate_captions import EvaluateCaptionsConfig
@@ -20,7 +21,7 @@ from wm.stages.export import ExportConfig
 from wm.stages.train_dit import TrainDiTConfig
 from wm.stages.train_vae import TrainVAEConfig
 
-TrainingConfig = TrainVAEConfig | TrainDiTConfig | DistillConfig
+TrainingConfig = TrainVAEConfig | DistillDecoderConfig | TrainDiTConfig | DistillConfig
 MeasuringConfig = EvaluateConfig | EvaluateCaptionsConfig
 StageConfig = Annotated[RecordConfig | TrainingConfig | EncodeLatentsConfig | MeasuringConfig | ExportConfig, Kind]
 
@@ -28,6 +29,7 @@ StageConfig = Annotated[RecordConfig | TrainingConfig | EncodeLatentsConfig | Me
 FOLDERS: Mapping[str, str] = {
     "record": "recordings",
     "train_vae": "vae",
+    "distill_decoder": "fast_vae",
     "encode_latents": "latents",
     "train_dit": "dit",
     "distill": "distill",

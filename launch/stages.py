@@ -105,7 +105,12 @@ def describe(run: RunConfig) -> str:
     if isinstance(stage, ExportConfig):
         return "student and tokenizer become one folder that plays by itself"
     data, loop = run.parts()
-    names = {"train_vae": "tokenizer", "train_dit": "teacher, rectified flow", "distill": "student, consistency"}
+    names = {
+        "train_vae": "tokenizer",
+        "distill_decoder": "fast decoder",
+        "train_dit": "teacher, rectified flow",
+        "distill": "student, consistency",
+    }
     return f"{names[run.kind]}: {loop.num_steps} steps of {data.global_batch_size} clips of {data.clip_frames} frames"
 
 

@@ -246,7 +246,7 @@ def test_every_run_file_loads_and_round_trips(path: Path, tmp_path: Path) -> Non
 def test_every_world_has_a_file_for_every_stage() -> None:
     from launch.pipeline import ORDER
 
-    worlds = {path.parent for path in CONFIGS}
+    worlds = {path.parent for path in CONFIGS if path.stem != "record"}  # some are only recorded
     missing = [
         f"{w.name}/{stage}.yaml" for w in sorted(worlds) for stage in ORDER if not (w / f"{stage}.yaml").exists()
     ]

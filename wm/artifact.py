@@ -42,6 +42,7 @@ class ArtifactError(ValueError):
 class VAEWeights:
     kind: Literal["vae"] = "vae"
     vae: VideoVAEConfig
+    latents: str = ""  # hash of the tokenizer whose latents these are, where its encoder was taken over
 
 
 @config
@@ -133,7 +134,7 @@ def load_vae(folder: Path, device: torch.device | str = "cpu") -> tuple[VideoVAE
     if not isinstance(model, VAEWeights):
         raise ArtifactError(f"{folder} holds a {model.kind}, not a tokenizer")
     path = folder / "model.safetensors"
-    return _loaded(model.vae.build(), path, device), file_hash(path)[:16]
+    return _loaded(model.vae.build(), path, device), model.latents or file_hash(path)[:16]
 
 
 def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> tuple[Denoiser, DenoiserWeights]:

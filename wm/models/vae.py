@@ -41,10 +41,18 @@ class VideoVAEConfig:
     widths: tuple[int, ...] = (96, 192)  # one per resolution; each after the first halves it
     encoder_depth: int = 1  # residual blocks per resolution
     decoder_depth: int = 1
+    decoder_widths: tuple[int, ...] | None = None  # of a decoder that is not as wide as its encoder
     # 1: a latent sees its own pixels and no others, so that where the screen stays, its latents stay exactly.
     encoder_kernel: Literal[1, 3] = 3
     temporal_stride: Literal[1, 2, 4] = 1  # frames that a latent after the first stands for
     temporal_kernel: Literal[1, 2, 3] = 1  # frames that each layer along time sees: its own and those before it
+
+    def __post_init__(self) -> None:
+        if self.decoder_widths is not None and len(self.decoder_widths) != len(self.widths):
+            raise ValueError(
+                f"decoder_widths are {list(self.decoder_widths)} and widths {list(self.widths)}: a decoder has as many "
+                "resolutions as its encoder"
+            )
 
     @property
     def stride(self) -> int:
@@ -84,7 +92,8 @@ def encoder_layers(config: VideoVAEConfig) -> FrameSequential:
 
 def decoder_layers(config: VideoVAEConfig) -> FrameSequential:
     """(B, n, latent_channels, h, w) -> (B, T, 3, h * stride, w * stride): time is unfolded first, then space."""
-    widths, deepest = config.widths, config.widths[-1]
+    widths = config.decoder_widths or config.widths
+    deepest = widths[-1]
     layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, deepest, 3, padding=1)]
     for _ in range(config.foldings):
         layers += [*_mixed(config, deepest), ResidualBlock(deepest)]
