@@ -90,11 +90,11 @@ def punish(run: RunConfig, root: Path, command: list[str], wants: argparse.Names
         began = time.monotonic()
         training.wait(lambda: bool(rows.read()), PATIENCE)
         first = last = time.monotonic()
-        kills: list[Kill] = []
+        end, kills = first + 60 * wants.minutes, list[Kill]()
         while not training.ended and len(kills) < wants.kills:
             due = last + chance.expovariate(1 / wants.mean_seconds)
-            training.wait(lambda at=min(due, first + 60 * wants.minutes): time.monotonic() >= at)  # type: ignore[misc]
-            if training.ended or due > first + 60 * wants.minutes:
+            training.wait(lambda at=min(due, end): time.monotonic() >= at)  # type: ignore[misc]
+            if training.ended or time.monotonic() >= end:
                 break
             last = time.monotonic()
             kill = _kill(training, folder, rows, chance, first)
