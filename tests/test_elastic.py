@@ -3,6 +3,7 @@
 import itertools
 import logging
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,25 @@ def test_it_does_not_wait_for_ever(monkeypatch) -> None:
     monkeypatch.setattr(elastic, "WAIT_SECONDS", 0.05)
     with pytest.raises(StageError, match="room for 1 workers of 1 cores, needed are 2, for 0 s; add nodes"):
         elastic.settle(training(12, 6, 2), lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "grown"), [([3], True), ([2, 3, 3], True), ([2], False), ([2, 3, 2, 3, 2], False)], ids=str
+)
+def test_it_grows_when_room_lasts_and_stops_watching_at_the_end(
+    nodes: list[int], grown: bool, tmp_path: Path, monkeypatch
+) -> None:
+    """Looks that find these many nodes of one core each, one after the other; the last goes on."""
+    looks = itertools.chain(nodes, itertools.repeat(nodes[-1]))
+    monkeypatch.setattr(elastic, "answering", lambda: [{"CPU": 1.0}] * next(looks))
+    monkeypatch.setattr(elastic, "_free", lambda wants, more: True)
+    monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(elastic, "STAY_SECONDS", 0.05)
+    stop = tmp_path / "stop"
+    with elastic.growing(training(6, 3, 1), 2, stop) as asked:
+        assert asked.wait(20.0 if grown else 0.5) == grown
+    watch = next((t for t in threading.enumerate() if t.name == "growing"), None)
+    if watch is not None:
+        watch.join(20)
+        assert not watch.is_alive()
+    assert stop.exists() == grown
