@@ -130,8 +130,9 @@ class Dataset:
         entry = self.clips[clip]
         if TEXT not in entry.members:
             return None
-        with self._named(entry, TEXT):
-            rows: np.ndarray = np.load(io.BytesIO(self._bytes(entry, TEXT)), allow_pickle=False)
+        data = io.BytesIO(self._bytes(entry, TEXT))
+        with self._named(entry, TEXT), _PARSING:
+            rows: np.ndarray = np.load(data, allow_pickle=False)
             return rows
 
     def rows(self, clip: int) -> dict[str, np.ndarray]:
