@@ -18,6 +18,8 @@ from wm.engine.loop import run as run_loop
 from wm.engine.protocols import Learner, MakeLearner, Stage
 from wm.engine.world import World
 from wm.engine.zero import ZeroLearner
+from wm.models.denoiser import Denoiser
+from wm.nn.sequence_parallel import SequenceGroup
 from wm.stages.context import DatasetFacts, StageContext
 
 __all__ = ["RunConfig", "build_stage", "facts_of", "load_run", "make_learner", "train"]
@@ -38,7 +40,7 @@ def train(
     folder = run.output(root)
     with _logged_to(folder / f"log-{world.rank}.txt"):
         stage = build_stage(run, root, world)
-        batches = open_mixture(data, root, world.rank, world.world_size, run.seed)
+        batches = open_mixture(data, root, *run.data_place(world.rank, world.world_size), run.seed)
         return run_loop(
             stage, batches, loop, folder, world, to_dict(run), on_checkpoint=on_checkpoint, should_stop=should_stop
         )
@@ -62,8 +64,11 @@ def build_stage(run: RunConfig, root: Path, world: World) -> Stage:
 def make_learner(run: RunConfig, num_steps: int, world: World) -> MakeLearner:
     """How the stages of `run` get their learners."""
     kind = ZeroLearner if run.learner == "zero" else LocalLearner
+    run.data_place(world.rank, world.world_size)
 
     def make(module: nn.Module, config: Any) -> Learner:
+        if run.sequence_parallel > 1 and isinstance(module, Denoiser):
+            module.dit.share_frames(SequenceGroup(world.neighbours(run.sequence_parallel)))
         return kind(module, config, num_steps=num_steps, world=world)
 
     return make

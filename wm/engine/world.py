@@ -46,6 +46,13 @@ class World:
             return cls(device=place)
         return cls(dist.get_rank(), dist.get_world_size(), local_rank, place)
 
+    def neighbours(self, size: int) -> "dist.ProcessGroup":
+        """The group of `size` ranks in a row that this one belongs to. ValueError where they do not divide."""
+        if self.world_size % size:
+            raise ValueError(f"{self.world_size} ranks do not divide into groups of {size}: give a multiple of {size}")
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, self.world_size, size)]
+        return groups[self.rank // size]
+
     def barrier(self) -> None:
         """Returns when every rank has called it."""
         if self.world_size > 1:
