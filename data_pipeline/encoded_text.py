@@ -4,14 +4,12 @@ Nothing is rounded, so a training reads the very numbers that the encoder gave.
 """
 
 import base64
-import io
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.npy import read_npy
 from data_pipeline.schema import DataError, TextFacts
 from wm.batch import EncodedText
 
@@ -31,13 +29,11 @@ def from_rows(rows: np.ndarray) -> Tensor:
 
 def text_facts(encoder: str, empty: Tensor) -> TextFacts:
     """What a manifest says of the encoder whose tokens for the empty caption are `empty` (L, width)."""
-    packed = io.BytesIO()
-    np.save(packed, to_rows(empty), allow_pickle=False)
     return TextFacts(
         encoder=encoder,
         precision="bfloat16" if empty.dtype == torch.bfloat16 else "float32",
         width=empty.shape[1],
-        empty=base64.b64encode(packed.getvalue()).decode(),
+        empty=base64.b64encode(to_rows(empty).tobytes()).decode(),
     )
 
 
@@ -48,6 +44,7 @@ def encoded_text(facts: TextFacts | None, rows: Mapping[str | None, np.ndarray |
     missing = [caption for caption, found in rows.items() if found is None]
     if missing:
         raise DataError(f"caption {missing[0]!r} is not encoded, and its dataset says that all are: encode it again")
-    packed = read_npy(base64.b64decode(facts.empty))
+    kind = np.uint16 if facts.precision == "bfloat16" else np.float32
+    empty = np.frombuffer(base64.b64decode(facts.empty), kind).reshape(-1, facts.width)
     tokens = {caption: from_rows(found) for caption, found in rows.items() if caption is not None and found is not None}
-    return EncodedText(facts.encoder, {"": from_rows(packed)} | tokens)
+    return EncodedText(facts.encoder, {"": from_rows(empty)} | tokens)

@@ -121,7 +121,7 @@ class TextFacts:
     encoder: str  # its hash
     precision: Literal["float32", "bfloat16"]
     width: int
-    empty: str  # base64 of the rows of encoded_text.py
+    empty: str  # base64 of the bytes of its rows (L, width), as in encoded_text.py
 
 
 @config

@@ -51,6 +51,7 @@ class RunConfig:
     recordings: str = ""  # dataset that encode_latents and export read; "" is the usual one (RECORDINGS)
     folder: str = ""  # where the output goes, relative to the root; "" is the stage's usual place
     learner: Literal["zero", "local"] = "zero"
+    sequence_parallel: int = 1  # workers that share each clip, some of its frames each: for clips too long for one
     resources: Resources = Resources()
 
     @property
@@ -92,12 +93,26 @@ class RunConfig:
     def share(self, num_workers: int) -> int:
         """Samples of a global batch that one of `num_workers` has; ConfigError where it does not divide."""
         data, _ = self.parts()
-        if data.global_batch_size % num_workers:
+        _, readers = self.data_place(0, num_workers)
+        if data.global_batch_size % readers:
             raise ConfigError(
-                f"{self.kind}: data.global_batch_size {data.global_batch_size} does not divide among {num_workers} workers: "
-                f"give a multiple of {num_workers}, or another number of workers"
+                f"{self.kind}: data.global_batch_size {data.global_batch_size} does not divide among {readers} workers: "
+                f"give a multiple of {readers}, or another number of workers"
             )
-        return data.global_batch_size // num_workers
+        return data.global_batch_size // readers
+
+    def data_place(self, rank: int, num_workers: int) -> tuple[int, int]:
+        """(rank, number) of worker `rank` among those that read different data: workers that share clips read the same."""
+        together = self.sequence_parallel
+        if together == 1:
+            return rank, num_workers
+        if not isinstance(self.stage, TrainDiTConfig | DistillConfig):
+            raise ConfigError(f"sequence_parallel is {together}, and {self.kind} has no clips to share: set it to 1")
+        if together < 1 or num_workers % together:
+            raise ConfigError(
+                f"sequence_parallel {together} does not divide {num_workers} workers: give a multiple of {together} workers"
+            )
+        return rank // together, num_workers // together
 
 
 def load_run(path: Path, overrides: Sequence[str] = (), hours: float = 0.0) -> RunConfig:

@@ -21,6 +21,8 @@ from wm.engine.saving import WRITE_SECONDS
 from wm.engine.watchdog import watched
 from wm.engine.world import World
 from wm.engine.zero import ZeroLearner
+from wm.models.denoiser import Denoiser
+from wm.nn.sequence_parallel import SequenceGroup
 from wm.stages.context import DatasetFacts, StageContext
 
 __all__ = ["RunConfig", "build_stage", "facts_of", "load_run", "make_learner", "train"]
@@ -47,7 +49,7 @@ def train(
         )  # fmt: skip
         introduce(folder, world.rank)
         stage = build_stage(run, root, world)
-        batches = open_stream(data, root, world.rank, world.world_size, run.seed)
+        batches = open_stream(data, root, *run.data_place(world.rank, world.world_size), run.seed)
         return run_loop(
             stage,
             batches,
@@ -79,8 +81,11 @@ def build_stage(run: RunConfig, root: Path, world: World) -> Stage:
 def make_learner(run: RunConfig, num_steps: int, world: World) -> MakeLearner:
     """How the stages of `run` get their learners."""
     kind = ZeroLearner if run.learner == "zero" else LocalLearner
+    run.data_place(world.rank, world.world_size)
 
     def make(module: nn.Module, config: Any) -> Learner:
+        if run.sequence_parallel > 1 and isinstance(module, Denoiser):
+            module.dit.share_frames(SequenceGroup(world.neighbours(run.sequence_parallel)))
         return kind(module, config, num_steps=num_steps, world=world)
 
     return make

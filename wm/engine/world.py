@@ -55,6 +55,13 @@ class World:
         group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
         return dataclasses.replace(self, device=torch.device("cpu"), group=group)
 
+    def neighbours(self, size: int) -> "dist.ProcessGroup":
+        """The group of `size` ranks in a row that this one belongs to. ValueError where they do not divide."""
+        if self.world_size % size:
+            raise ValueError(f"{self.world_size} ranks do not divide into groups of {size}: give a multiple of {size}")
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, self.world_size, size)]
+        return groups[self.rank // size]
+
     def barrier(self) -> None:
         """Returns when every rank has called it."""
         if self.world_size > 1:
