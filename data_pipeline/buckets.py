@@ -64,7 +64,8 @@ def open_stream(config: DataConfig, root: Path, rank: int, world_size: int, seed
     if not config.buckets:
         return open_mixture(config, root, rank, world_size, seed)
     members = _members(config, root)
-    parts, weights = [], []
+    parts: list[Batches] = []
+    weights: list[float] = []
     for bucket in config.buckets:
         fitting = [member for member in members if member.longest >= bucket.clip_frames]
         if not fitting:

@@ -91,8 +91,8 @@ class RemoteFolder:
         except FileNotFoundError as error:
             raise DataError(f"{where} is missing; upload the dataset again, or correct the address") from error
         except Exception as error:
-            status = getattr(error, "status", None) or getattr(error, "code", None)
-            status = int(status) if str(status).isdigit() else None
+            given = str(getattr(error, "status", None) or getattr(error, "code", None))
+            status = int(given) if given.isdigit() else None
             if status in _DENIED or isinstance(error, PermissionError):
                 raise DataError(
                     f"{where} may not be read ({error}); give this machine the right credentials"

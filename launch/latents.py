@@ -14,7 +14,7 @@ from data_pipeline.latent_sums import Sums
 from data_pipeline.schema import DataError, DatasetManifest, LatentStatistics, Sample, TextFacts
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from launch.resources import Resources
-from launch.shard_work import MapTasks, forget_notes, note, noted, work_hash
+from launch.shard_work import MapTasks, forget_strangers, note, noted, taken_over, work_hash
 from wm.config import from_dict, to_dict
 from wm.stages.encode_latents import EncodeLatentsConfig, Encoder
 
@@ -42,7 +42,8 @@ def make_latents(
         text=one_text(answers),
     )
     write_manifest(folder, manifest)
-    forget_notes(folder, [entry.name for entry in manifest.shards])
+    # The notes stay: when recordings or tokenizer change, they tell which shards are still what would be made.
+    forget_strangers(folder, [entry.name for entry in manifest.shards])
     return {
         "num_shards": len(answers),
         "num_frames": sum(answer["entry"]["num_frames"] for answer in answers),
@@ -55,12 +56,16 @@ def make_latents(
 def encode_shard(
     settings: EncodeLatentsConfig, root: Path, source: Path, name: str, folder: Path, device: str
 ) -> dict[str, Any]:
-    """One task: the latents of shard `name` of `source`, unless this very tokenizer made them before."""
+    """One task: the latents of shard `name` of `source`, unless this very tokenizer made them of the same bytes before.
+
+    Also those of a dataset that was set aside (`root`/old) are taken: only what changed is encoded anew.
+    """
     encoder = settings.build(root, torch.device(device))
     recordings = Dataset.open(source)
     entry = next(entry for entry in recordings.manifest.shards if entry.name == name)
-    work = work_hash(encoder.vae_hash, encoder.text_hash, entry.sha256)
-    done = noted(folder, name, work)
+    work = work_hash(encoder.vae_hash, encoder.text_hash, settings.precision, entry.sha256)
+    earlier = sorted((root / "old").glob(f"{folder.name}-*"), reverse=True)
+    done = noted(folder, name, work) or taken_over(earlier, folder, name, work)
     if done is not None:
         return done
     sums = Sums()

@@ -61,6 +61,30 @@ def noted(folder: Path, name: str, work: str) -> dict[str, Any] | None:
     return answer if same else None
 
 
+def taken_over(places: Sequence[Path], folder: Path, name: str, work: str) -> dict[str, Any] | None:
+    """What was answered to the same `work` for the dataset in one of `places`; its shard is now in `folder` too."""
+    for place in places:
+        answer = noted(place, name, work)
+        if answer is None:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (f"{name}.index.json", name):  # the index first: whoever sees the tar can read it
+            partial = folder / f".{file}.{os.getpid()}.partial"
+            _link_or_copy(place / file, partial)
+            partial.replace(folder / file)
+        return note(folder, name, work, answer)
+    return None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Shards are replaced and never written into, so that one file may stand in two folders."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that has no links
+        shutil.copyfile(source, target)
+
+
 def note(folder: Path, name: str, work: str, answer: dict[str, Any]) -> dict[str, Any]:
     """Write down, in one rename, that shard `name` is whole; returns `answer`."""
     (folder / NOTES).mkdir(parents=True, exist_ok=True)
@@ -73,8 +97,14 @@ def note(folder: Path, name: str, work: str, answer: dict[str, Any]) -> dict[str
 
 def forget_notes(folder: Path, names: Sequence[str]) -> None:
     """After the manifest is written: the notes, and shards of an earlier and longer attempt that it does not name."""
+    forget_strangers(folder, names)
+    shutil.rmtree(folder / NOTES, ignore_errors=True)
+
+
+def forget_strangers(folder: Path, names: Sequence[str]) -> None:
+    """Shards of an earlier and longer attempt, with their notes: all that are not among `names`."""
     for stale in folder.glob("*.tar"):
         if stale.name not in names:
             stale.unlink()
             stale.with_name(f"{stale.name}.index.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / NOTES, ignore_errors=True)
+            (folder / NOTES / f"{stale.name}.json").unlink(missing_ok=True)

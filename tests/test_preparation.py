@@ -1,5 +1,6 @@
 """Preparing data dies anywhere and is run again: the same bytes, nothing lost, nothing twice, nothing half under its name."""
 
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -15,11 +16,16 @@ from data_pipeline.environments.desktop_sim import DesktopSimConfig
 from data_pipeline.human_policy import HumanPolicyConfig
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from data_pipeline.tar_index import build_index, load_index
+from launch.latents import make_latents
 from launch.recordings import RecordConfig, make_recordings, record_shard
 from launch.resources import Resources
 from launch.shard_work import map_here, noted
+from launch.stage_state import move_aside
 from tests.test_shards import make_manifest, make_sample
+from tests.tiny_world import HEIGHT, VAE, WIDTH, some_frames, vae
+from wm.artifact import VAEWeights, save_weights
 from wm.config import to_dict
+from wm.stages.encode_latents import EncodeLatentsConfig, Encoder
 
 SHARDS = ((0, 1), (2,), (3, 4, 5))
 FORK = multiprocessing.get_context("fork")
@@ -104,7 +110,7 @@ def recorded(folder: Path, map_tasks: Any = map_here) -> dict[str, bytes]:
     make_recordings(SETTINGS, 5, folder, map_tasks, Resources(), lambda done: None)
     for split in ("train", "heldout"):
         Dataset.open(folder / split).verify()
-    return contents(folder)
+    return {name: data for name, data in contents(folder).items() if name != "lint.json"}  # which names the folder
 
 
 def test_tasks_killed_at_random_and_asked_again_record_every_shard_once(tmp_path: Path) -> None:
@@ -148,3 +154,54 @@ def test_what_dead_workers_left_goes_when_the_dataset_is_whole(tmp_path: Path, l
     (tmp_path / ".1.tar.4242.partial").write_bytes(leftover)
     write_missing(tmp_path)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 4 + [".tar"] * 3
+
+
+def encoded(root: Path, folder: str = "latents") -> tuple[dict[str, bytes], list[str]]:
+    """The files of the dataset of latents of `root`/clips, without notes, and the shards that were encoded for it."""
+    made: list[str] = []
+
+    def watching(function: Any, tasks: Any, resources: Any, on_done: Any) -> list[dict[str, Any]]:
+        answers = []
+        for task in tasks:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    Encoder, "encode", lambda self, video, name=task[3]: made.append(name) or real(self, video)
+                )
+                answers.append(function(*task))
+        return answers
+
+    real = Encoder.encode
+    make_latents(EncodeLatentsConfig(), root, root / "clips", root / folder, watching, Resources(), lambda done: None)
+    files = {name: data for name, data in contents(root / folder).items() if not name.startswith(".notes")}
+    return files, sorted(set(made))
+
+
+def write_clips(root: Path, seeds: tuple[int, ...]) -> None:
+    entries = []
+    for index, seed in enumerate(seeds):
+        sample = make_sample(index)
+        video = some_frames(1, len(sample), seed)[0].permute(0, 2, 3, 1).numpy()
+        entries.append(write_shard(root / "clips" / f"{index}.tar", [dataclasses.replace(sample, video=video)]))
+    manifest = dataclasses.replace(make_manifest(entries), height=HEIGHT, width=WIDTH)
+    write_manifest(root / "clips", manifest)
+
+
+def test_latents_made_again_encode_only_what_changed_and_are_as_if_all_had_been(tmp_path: Path) -> None:
+    save_weights(tmp_path / "vae" / "weights", vae(1).state_dict(), VAEWeights(vae=VAE))
+    write_clips(tmp_path, (1, 2, 3))
+    first, made = encoded(tmp_path)
+    assert made == ["0.tar", "1.tar", "2.tar"]
+    assert encoded(tmp_path) == (first, [])
+    write_clips(tmp_path, (1, 9, 3, 4))  # one changed, one new
+    set_aside = move_aside(tmp_path, tmp_path / "latents")
+    again, made = encoded(tmp_path)
+    assert made == ["1.tar", "3.tar"]
+    assert again == encoded(tmp_path, "anew")[0]
+    assert contents(set_aside)["1.tar"] == first["1.tar"]
+    write_clips(tmp_path, (1, 9))  # fewer: none of the others is left
+    fewer, made = encoded(tmp_path)
+    assert (sorted(fewer), made) == (["0.tar", "0.tar.index.json", "1.tar", "1.tar.index.json", "dataset.json"], [])
+    save_weights(tmp_path / "vae" / "weights", vae(2).state_dict(), VAEWeights(vae=VAE))
+    other, made = encoded(tmp_path)
+    assert made == ["0.tar", "1.tar"]
+    assert other["0.tar"] != fewer["0.tar"]

@@ -24,6 +24,10 @@ from data_pipeline.remote import RemoteFolder
 from data_pipeline.schema import DataError
 from data_pipeline.shard_cache import ShardCacheConfig, locked
 from data_pipeline.shards import Dataset, write_manifest, write_shard
+from launch import stage_state
+from launch.linting import look
+from launch.run_config import load_run
+from launch.stages import check_inputs
 from tests.shard_server import ShardServer, shard_server
 from tests.test_shards import make_dataset, make_manifest, make_sample, same
 from wm.batch import Batch
@@ -347,3 +351,22 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_nothing(tmp_path: Path) -> N
         thread.join()
     assert most == [1] * 200
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_reads_an_address_sees_that_it_changed_and_not_where_it_is_cached(
+    server: ShardServer, tmp_path: Path
+) -> None:
+    smoke = Path(__file__).parent.parent / "configs" / "smoke"
+    run, elsewhere = (
+        load_run(smoke / "dit.yaml", [f"data.folder={server.address}", f"data.shard_cache.folder={folder}"])
+        for folder in ("cache", "another")
+    )
+    before = stage_state._identity_of(run, tmp_path, server.address)
+    assert stage_state._identity_of(elsewhere, tmp_path, server.address) == before
+    assert stage_state.settings(elsewhere) == stage_state.settings(run)
+    assert look([run.located(tmp_path, run.source)], num_clips=2) >= 0
+    write_manifest(server.folder, make_manifest([Dataset.open(server.folder).manifest.shards[2]], "latents"))
+    assert stage_state._identity_of(run, tmp_path, server.address) != before
+    (server.folder / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"data/dataset.json is missing; upload"):
+        check_inputs(run, tmp_path, smoke)
