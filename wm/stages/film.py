@@ -13,6 +13,7 @@ from wm.models.denoiser import Denoiser
 from wm.models.vae import VideoVAE, to_pixels
 from wm.rollout import WorldSession
 from wm.stages.context import StageContext
+from wm.whole_clip import draw_clip, is_drawn_whole
 
 NUM_CLIPS = 2
 
@@ -21,7 +22,10 @@ NUM_CLIPS = 2
 def rollout_strip(
     card: DenoiserWeights, learner: Learner, context: StageContext, vae: str, batch: Batch
 ) -> Mapping[str, Tensor]:
-    """{"rollout": (T, 3, 2 H, clips W)} in [0, 1]: real frames above, below them the second half dreamed."""
+    """{"rollout": (T, 3, 2 H, clips W)} in [0, 1]: real frames above, below them the second half dreamed.
+
+    A model that draws whole clips has dreamed all of what is below.
+    """
     clips = batch[:NUM_CLIPS]
     latents, action = clips.latents, clips.given.action
     assert latents is not None
@@ -33,10 +37,17 @@ def rollout_strip(
         assert isinstance(module, Denoiser)
         alone = replace(card, autoguidance_scale=1.0)  # what it would be led away from is not here
         world = World(_manifest(alone, tokenizer, context), tokenizer, {"student": module})
+        if is_drawn_whole(world):
+            whole = draw_clip(world, clips.given, len(clips), real.shape[1], seed=context.seed)
+            return _above(real, whole.to(real.device))
         session = WorldSession(world, seed=context.seed, batch=len(clips))
         session.reset(real[:, :half], action[:, :half], clips.given.text)
         dreamed = [session.step(action[:, i : i + 1]) for i in range(half, real.shape[1])]
     below = torch.cat([real[:, :half], torch.stack(dreamed, 1)], dim=1)
+    return _above(real, below)
+
+
+def _above(real: Tensor, below: Tensor) -> Mapping[str, Tensor]:
     both = torch.cat([real, below], dim=-2).float() / 255
     return {"rollout": torch.cat(list(both), dim=-1).cpu()}
 
