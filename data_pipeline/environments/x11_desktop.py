@@ -112,7 +112,7 @@ class X11Desktop:
             else:
                 self._wait(self._schedule)
             self._grab()
-        return self.render(), 0.0, len(server.closed) == len(self.config.programs), False, self._info()
+        return self.render(), 0.0, server.closed >= set(self.config.programs), False, self._info()
 
     def render(self) -> np.ndarray:
         return self._frame.copy()
