@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ from wm.config import ConfigError, from_dict, to_dict
 from wm.durable import sync
 
 MANIFEST = "dataset.json"
+
+# NumPy reads headers with ast, and in Python 3.11 two threads in it at a time can end in a SystemError.
+_PARSING = threading.Lock()
 
 
 def write_shard(path: Path, samples: Iterable[Sample], codec: video.Codec = "lossless") -> ShardEntry:
@@ -124,7 +128,7 @@ class Dataset:
         entry = self.clips[clip]
         data = io.BytesIO(self._bytes(entry, ACTIONS))
         # Objects are refused: to read them would run what a pickle says.
-        with self._named(entry, ACTIONS), np.lib.npyio.NpzFile(data, allow_pickle=False) as archive:
+        with self._named(entry, ACTIONS), _PARSING, np.lib.npyio.NpzFile(data, allow_pickle=False) as archive:
             rows = {name: archive[name] for name in archive.files}
             kinds = {name: (str(values.dtype), len(values)) for name, values in rows.items()}
             if kinds != dict.fromkeys(ACTION_SHAPES, ("float32", entry.num_frames)):
@@ -158,7 +162,8 @@ class Dataset:
         head = io.BytesIO(self._pread(entry, LATENTS, 0, min(member.size, BLOCK)))
         with self._named(entry, LATENTS):
             np.lib.format.read_magic(head)
-            (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(head)
+            with _PARSING:
+                (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(head)
             if dtype != np.float16:
                 raise ValueError(f"latents are {dtype}, need float16")
             row = int(np.prod(shape)) * dtype.itemsize

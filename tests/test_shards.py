@@ -1,5 +1,6 @@
 """What was written is read back, by us and by plain WebDataset; what was damaged is named and never read."""
 
+import ast
 import dataclasses
 import errno
 import io
@@ -8,8 +9,11 @@ import multiprocessing
 import os
 import signal
 import tarfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +85,25 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     entries = [write_shard(tmp_path / folder / "0.tar", map(make_sample, range(2))) for folder in ("a", "b")]
     assert entries[0] == entries[1]
     assert (tmp_path / "a" / "0.tar").read_bytes() == (tmp_path / "b" / "0.tar").read_bytes()
+
+
+def test_one_thread_at_a_time_is_in_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 can end in a SystemError when two threads are in `ast.parse` at a time (python/cpython#106905)."""
+    make_dataset(tmp_path, "latents", (2, 1))
+    dataset, inside, most, parse = Dataset.open(tmp_path), 0, 0, ast.parse
+
+    def watched(*args: Any, **options: Any) -> ast.AST:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(1e-3)
+        inside -= 1
+        return parse(*args, **options)
+
+    monkeypatch.setattr(ast, "parse", watched)
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda clip: len(dataset.read(clip).latents), [0, 1, 2] * 4))
+    assert most == 1
 
 
 def test_unmodified_webdataset_reads_our_shards(tmp_path: Path) -> None:
