@@ -183,7 +183,8 @@ class X11Desktop:
         self._await(lambda: classes <= {w.window_class for w in server.windows.all()}, "all windows")
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.fix_sizes()
-        for name in config.programs:
+        for name in config.programs:  # which one came first is chance; now the order of the windows is not
+            self._raise(name)
             if tool := programs.APPLICATIONS[name].tool:
                 self._take(name, *tool)
         self._raise(places.focus)
