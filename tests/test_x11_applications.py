@@ -112,6 +112,7 @@ def test_a_menu_opens_and_is_all_that_can_be_used_until_it_closes(shared: X11Des
 
 @needs_applications
 @needs_landlock
+@pytest.mark.slow
 def test_an_icon_opens_what_it_stands_for(shared: X11Desktop) -> None:
     began(shared, programs.FILES)
     icons = front(shared, "click")[1].rect
@@ -124,6 +125,7 @@ def test_an_icon_opens_what_it_stands_for(shared: X11Desktop) -> None:
 
 @needs_applications
 @needs_landlock
+@pytest.mark.slow
 def test_the_cursor_of_every_application_is_where_the_rows_say(shared: X11Desktop) -> None:
     shared.reset(seed=3)
     rng = np.random.default_rng(0)
