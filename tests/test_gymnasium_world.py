@@ -212,7 +212,7 @@ def test_a_key_that_it_lacks_is_refused_and_changes_nothing() -> None:
     ("module", "extra", "settings"),
     [
         (
-            "vizdoom",
+            "vizdoom.gymnasium_wrapper",
             "games",
             GymnasiumConfig(
                 id="VizdoomBasic-MultiBinary-v1",

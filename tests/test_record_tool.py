@@ -18,11 +18,13 @@ from data_pipeline.shards import Dataset
 from tests.browser import chromium, needs_chromium
 from tests.playing import SCRIPT, served, within
 from tools import dataset_recorder, record
+from tools.actions import Row
 from tools.dataset_recorder import DatasetRecorder, Origin
 from tools.redaction import Redaction, writes
 from tools.session import Game
 from tools.worlds import environment_alone
 from wm.batch import HELD, PRESSED, ActionSpace
+from wm.config import to_dict
 
 KEYS = ("KeyA", "KeyS", "KeyX", "Space", "Enter", "Backspace")
 FPS = 20.0
@@ -202,7 +204,11 @@ def test_an_episode_that_ends_is_kept_and_the_page_is_told(tmp_path: Path) -> No
     game = environment_alone(short(), short)
     with served(game, tmp_path / "ann", make_recording=by_ann) as server, server.page() as page:
         page.begin("lockstep", seed=1)
-        recorded(page, SCRIPT[:3])
+        page.say(kind="record", on=True)
+        page.hear("recording")
+        for one in SCRIPT[:2]:
+            page.step(one)
+        page.say(kind="step", row=to_dict(Row.of(SCRIPT[2])))
         page.hear("saved")
         assert page.hear("error")["code"] == "ended"
         page.begin("lockstep", seed=2)

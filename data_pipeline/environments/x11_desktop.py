@@ -112,7 +112,7 @@ class X11Desktop:
             else:
                 self._wait(self._schedule)
             self._grab()
-        return self.render(), 0.0, len(server.closed) == len(self.config.programs), False, self._info()
+        return self.render(), 0.0, server.closed >= set(self.config.programs), False, self._info()
 
     def render(self) -> np.ndarray:
         return self._frame.copy()
@@ -183,7 +183,8 @@ class X11Desktop:
         self._await(lambda: classes <= {w.window_class for w in server.windows.all()}, "all windows")
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.fix_sizes()
-        for name in config.programs:
+        for name in config.programs:  # which one came first is chance; now the order of the windows is not
+            self._raise(name)
             if tool := programs.APPLICATIONS[name].tool:
                 self._take(name, *tool)
         self._raise(places.focus)
