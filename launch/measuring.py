@@ -69,6 +69,7 @@ def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: in
         space=recordings.manifest.action_space,
         seed=seed,
         fingerprint=" ".join(hashes),
+        kinds=recordings.manifest.source.get("transitions"),
     )
 
 

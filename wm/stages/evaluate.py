@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -110,10 +110,12 @@ class EvaluateConfig:
         space: ActionSpace,
         seed: int,
         fingerprint: str = "",
+        kinds: Mapping[str, str] | None = None,
     ) -> "Evaluation":
         """An evaluation that writes into `folder`.
 
-        `fingerprint` names the weights (their hashes): a unit that was measured on other ones is measured again.
+        `fingerprint` names the weights (their hashes): a unit that was measured on other ones is measured again. `kinds` are
+        the transitions that the world has, by kind what each means: those that no clip shows are reported too.
         ValueError when there is nothing to evaluate on.
         """
         if not clips:
@@ -122,7 +124,9 @@ class EvaluateConfig:
         if longest <= context:
             raise ValueError(f"held-out clips have at most {longest} frames; context_frames={context} needs one more")
         sprites = tuple(Sprite(*cursor) for cursor in cursors) if space.pointer == "absolute" else ()
-        return Evaluation(self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint)
+        return Evaluation(
+            self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint, kinds or {}
+        )
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Evaluation:
     space: ActionSpace
     seed: int
     fingerprint: str
+    kinds: Mapping[str, str]
 
     def units(self) -> tuple[tuple[str, int], ...]:
         """The models and numbers of steps to call `measure` with, in any order and any process."""
@@ -176,6 +181,7 @@ class Evaluation:
                 counts=self.config.counts,
                 rule=self.config.transition_rule,
                 seed=self.seed,
+                kinds=self.kinds,
             )
         )
         pictures = self._save(name, found.pictures)
