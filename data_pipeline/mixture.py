@@ -134,7 +134,7 @@ def check_alike(first: Dataset, other: Dataset, sizes: bool = True) -> None:
         )
     if a.text != b.text:
         raise DataError(
-            f"{other.dataset.folder} and {first.dataset.folder} hold captions of different text encoders, or one of them "
+            f"{other.folder} and {first.folder} hold captions of different text encoders, or one of them "
             "none: encode both with one (encode_latents, with the same text)"
         )
 

@@ -75,6 +75,7 @@ def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: in
         seed=seed,
         fingerprint=" ".join(hashes),
         aids=Aids(encode=encoder(world.vae, device), glyphs=glyphs_of(recordings.manifest), device=device),
+        kinds=recordings.manifest.source.get("transitions"),
     )
 
 

@@ -136,6 +136,7 @@ def _about(environment: Environment) -> dict[str, Any]:
         "height": height,
         "width": width,
         "cursors": [to_dict(cursor) for cursor in cursor_images(environment)],
+        "transitions": dict(getattr(environment, "transitions", {})),
     }
 
 
@@ -154,6 +155,7 @@ def _finish(settings: RecordConfig, seed: int, folder: Path, answers: list[dict[
             "version": about["version"],
             "policy": to_dict(settings.policy),
             "seed": seed,
+            **({"transitions": about["transitions"]} if about.get("transitions") else {}),
         },
         "cursors": about["cursors"],
     }

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wm.losses import L1, Charbonnier, Edge, Gradient, Mixed, Perceptual, Reconstruction
@@ -140,7 +141,7 @@ def test_the_adaptive_share_makes_both_pulls_equal_in_every_sample_alone_or_toge
 def vgg_weights(folder: Path) -> dict[str, Tensor]:
     torch.manual_seed(0)
     weights = VGG().state_dict()
-    torch.save({**weights, "classifier.0.weight": torch.zeros(2)}, folder / "vgg16-397923af.pth")
+    save_file({**weights, "classifier.0.weight": torch.zeros(2)}, folder / "vgg16.safetensors")
     return weights
 
 
@@ -207,7 +208,7 @@ def test_absent_weights_are_named(tmp_path: Path, network: Any, file: str) -> No
         Perceptual(network=network, folder=str(tmp_path)).build("cpu")
     assert str(tmp_path) in str(caught.value)
     (tmp_path / "vgg16.pt").write_bytes(b"nothing")
-    torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "vgg16-397923af.pth")
+    save_file({"features.0.weight": torch.zeros(2)}, tmp_path / "vgg16.safetensors")
     if network != "dino":
         with pytest.raises(ValueError, match="is no"):
             Perceptual(network=network, folder=str(tmp_path)).build("cpu")

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from data_pipeline.controls import Event
 from wm.batch import ActionSpace
 
-_SIGNS = ("Space", "Minus", "Equal", "Comma", "Period", "Slash", "Semicolon", "Quote", "Backquote", "Backslash")
+_SIGNS: tuple[str, ...] = (
+    "Space",
+    "Minus",
+    "Equal",
+    "Comma",
+    "Period",
+    "Slash",
+    "Semicolon",
+    "Quote",
+    "Backquote",
+    "Backslash",
+)
 _SIGNS += ("BracketLeft", "BracketRight", "IntlBackslash", "IntlRo", "IntlYen")
 _SHIFTS = ("ShiftLeft", "ShiftRight", "AltRight")  # they choose between signs, so they would tell of them
 

@@ -59,7 +59,8 @@ class Environment(Protocol):
     `info` holds "pointer" (x, y); "events", the kinds of the transitions that this step caused, as far as known;
     "state", a JSON-able mapping of the hidden truth, as far as known; "caption", after a reset, what the episode shows
     in words, where there are some; "time", the seconds since the first frame at which this one was taken, where frames come
-    by a clock.
+    by a clock. An environment may have `transitions`, what each kind of event means by kind; it goes into the manifest and
+    into the report of an evaluation.
     """
 
     name: str

@@ -97,7 +97,7 @@ def become(settings: dict[str, Any], argv: Sequence[str]) -> None:
         isolate(home, Path(settings["mount"]))
     if settings["landlock"]:
         fence(home)
-    os.execvp(argv[0], argv)
+    os.execvp(argv[0], list(argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Distance as seen by a network that learned to see, with published weights from a local folder. Nothing is downloaded.
 
-- `vgg`: VGG16 as torchvision publishes it, `vgg16-397923af.pth` or `vgg16.safetensors`;
+- `vgg`: torchvision's VGG16 as `vgg16.safetensors` (`safetensors.torch.save_file` of its state; a .pth is a pickle);
 - `lpips`: `vgg16.pt`, the TorchScript network of StyleGAN2-ADA and 3, which measures_pretrained.py reads too;
 - `dino`: a DINO or DINOv2 as `save_pretrained` of transformers leaves it.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wm.config import config
 
-FILES = {"vgg": ("vgg16-397923af.pth", "vgg16.safetensors"), "lpips": ("vgg16.pt",), "dino": ("config.json",)}
+FILES = {"vgg": ("vgg16.safetensors",), "lpips": ("vgg16.pt",), "dino": ("config.json",)}
 # Convolutions of VGG16 by width, M a halving; features are taken before each halving but the last (relu 1_2 ... 4_3).
 VGG16: tuple[int | str, ...] = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512)
 Distance = Callable[[Tensor, Tensor], Tensor]  # of frames (N, 3, H, W) in [-1, 1], (N,)
@@ -91,9 +91,7 @@ def feature_distance(one: list[Tensor], other: list[Tensor]) -> Tensor:
 
 def _vgg(path: Path, device: torch.device) -> Distance:
     network = VGG()
-    loaded: dict[str, Tensor] = (
-        load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    )
+    loaded = load_file(path)
     wanted = network.state_dict()
     missing = sorted(name for name in wanted if name not in loaded)
     if missing:

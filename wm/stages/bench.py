@@ -1,7 +1,7 @@
 """One model on the bench: how it is driven, how much it is asked, and what a probe of it gives."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,6 +73,7 @@ class Bench:
     counts: Counts
     rule: TransitionRule
     seed: int
+    kinds: Mapping[str, str] = field(default_factory=dict)  # of transitions that the world has, and what each means
 
     def open(self, batch: int, noise: int = 0) -> Session:
         """A session whose noise is number `noise`."""

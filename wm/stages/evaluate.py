@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -115,10 +115,12 @@ class EvaluateConfig:
         seed: int,
         fingerprint: str = "",
         aids: Aids | None = None,
+        kinds: Mapping[str, str] | None = None,
     ) -> "Evaluation":
         """An evaluation that writes into `folder`; `aids` are what the measures of whole videos need besides.
 
-        `fingerprint` names the weights (their hashes): a unit that was measured on other ones is measured again.
+        `fingerprint` names the weights (their hashes): a unit that was measured on other ones is measured again. `kinds` are
+        the transitions that the world has, by kind what each means: those that no clip shows are reported too.
         ValueError when there is nothing to evaluate on.
         """
         if not clips:
@@ -129,7 +131,7 @@ class EvaluateConfig:
         sprites = tuple(Sprite(*cursor) for cursor in cursors) if space.pointer == "absolute" else ()
         aids = dataclasses.replace(aids or Aids(), sprites=sprites, seed=seed)
         return Evaluation(
-            self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint, aids
+            self, folder, open_session, reconstruct, tuple(clips), sprites, space, seed, fingerprint, aids, kinds or {}
         )
 
 
@@ -147,6 +149,7 @@ class Evaluation:
     seed: int
     fingerprint: str
     aids: Aids
+    kinds: Mapping[str, str]
 
     def units(self) -> tuple[tuple[str, int], ...]:
         """The models and numbers of steps to call `measure` with, in any order and any process."""
@@ -194,6 +197,7 @@ class Evaluation:
             counts=self.config.counts,
             rule=self.config.transition_rule,
             seed=self.seed,
+            kinds=self.kinds,
         )
 
     def _probe_vae(self) -> dict[str, Any]:

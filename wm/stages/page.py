@@ -180,7 +180,16 @@ def _transitions(
         f"{100 * rule['blob_fraction']:.0f} % of the width is off as a whole.</p>"
     )
     strips_head = f"<h3>{escape(label(shown))}: before, real, dreamed</h3>"
-    return head + said + bars(["all", *kinds], series, y_label="accuracy") + strips_head + strips
+    meanings = _kinds(unit["details"].get("kinds", {}))
+    return head + said + bars(["all", *kinds], series, y_label="accuracy") + meanings + strips_head + strips
+
+
+def _kinds(kinds: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each kind of transition of the world means, and how many of it the held-out clips show."""
+    rows = [
+        (escape(k), escape(about["means"]), str(about["available"] or "none to judge")) for k, about in kinds.items()
+    ]
+    return table(("kind", "what happens", "seen"), rows) if rows else ""
 
 
 def _accuracy(row: Mapping[str, Any] | None) -> Bar | None:

@@ -75,6 +75,8 @@ def transition_accuracy(bench: Bench) -> Findings:
             "right" if did and still else "missed" if still else "stray"
             for did, still in zip(changed[shown].tolist(), quiet[shown].tolist(), strict=True)
         ]
+    counted = {kind: {"means": means, "available": len(found.get(kind, ()))} for kind, means in bench.kinds.items()}
+    findings.details |= {"kinds": counted} if counted else {}
     correct = columns[3]
     findings.measures[name] = row(wilson(int(correct.sum()), len(correct))) | {"by_kind": by_kind}
     return findings

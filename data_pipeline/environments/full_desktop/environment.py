@@ -9,8 +9,9 @@ from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.environment import CursorSprite, Target
 from data_pipeline.environments.full_desktop import keys
 from data_pipeline.environments.full_desktop.apps import APPS
-from data_pipeline.environments.full_desktop.desktop import MOST_WINDOWS, Desktop
+from data_pipeline.environments.full_desktop.desktop import Desktop
 from data_pipeline.environments.full_desktop.painter import Painter
+from data_pipeline.environments.full_desktop.screen import MOST_WINDOWS
 from data_pipeline.environments.full_desktop.transitions import TRANSITIONS
 from wm.batch import ActionSpace
 

@@ -10,7 +10,8 @@ from data_pipeline.environments.environment import Rect
 from data_pipeline.environments.full_desktop import font, look, surfaces
 from data_pipeline.environments.full_desktop.app import App, Dialog
 from data_pipeline.environments.full_desktop.apps import APPS
-from data_pipeline.environments.full_desktop.desktop import Desktop, label
+from data_pipeline.environments.full_desktop.desktop import Desktop
+from data_pipeline.environments.full_desktop.screen import label
 from data_pipeline.environments.full_desktop.surfaces import Menu, Window
 
 _MARKS = {
