@@ -71,7 +71,7 @@ def test_the_table_says_how_tests_ended(pytester: pytest.Pytester):
     assert [found[case][1] for case in ("T-02", "T-03", "C-12")] == ["**fail**"] * 3
     assert found["C-13"][1:] == ["skipped", f"`{name}not_here`; skipped: no such machine"]
     assert found["L-14"][1:] == ["not run", ""]
-    assert found["T-09"][1:] == ["no test", REMARKS["T-09"]]
+    assert found["T-11"][1:] == ["no test", REMARKS["T-11"]]
 
 
 def test_a_remark_makes_a_pass_partial():
