@@ -91,6 +91,7 @@ class X11Desktop:
             self._begin(seed)
         if self._schedule is not None:
             self._schedule.begin()
+            self._time = 0.0
         return self.render(), self._info()
 
     def step(self, action: Controls) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
