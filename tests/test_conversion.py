@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.case("C-10", "C-11")
 @pytest.mark.slow
 def test_masters_moments_and_average_are_equal_after_every_conversion(tmp_path: Path):
     """What three steps on four processes left, in float32 and bfloat16, gathered again after each of 48 conversions."""

@@ -150,6 +150,7 @@ def reaches(host: Host, other: Host, seconds: float = 10.0) -> bool:
         time.sleep(0.1)
 
 
+@pytest.mark.case("L-02", "L-04")
 @pytest.mark.slow
 def test_three_hosts_train_as_one_and_outlive_what_they_lose(three: list[Host], recorded: Path) -> None:
     first, second, third = three
@@ -205,6 +206,7 @@ def agree_with_one_process(root: Path, found: dict[int, float]) -> None:
     assert statistics.median(apart) < 1e-2
 
 
+@pytest.mark.case("L-03")
 @pytest.mark.slow
 def test_a_lost_head_ends_the_run_and_the_same_command_goes_on(
     three: list[Host], recorded: Path, tmp_path: Path
@@ -228,6 +230,7 @@ def test_a_lost_head_ends_the_run_and_the_same_command_goes_on(
     assert training.ranks() == 3
 
 
+@pytest.mark.case("L-14")
 @pytest.mark.slow
 def test_the_doctor_names_two_hosts_that_do_not_reach_each_other(three: list[Host], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launch.doctor", "--root", str(tmp_path), "--address"]
