@@ -232,7 +232,7 @@ class X11Desktop:
                 if kind != "click" or place < 4:  # buttons of a kind share their shape
                     server.move(*centre(rect))
                     self._rest(after_events=True)
-                    seen["arrow" if kind == "drag" else f"{window.window_class.lower()}-{place}"] = server.cursor()
+                    seen["arrow" if place == 0 else f"{window.window_class.lower()}-{place}"] = server.cursor()
         x, y = centre(window.title_bar)
         server.move(x, y)
         server.button(BUTTONS["left"], True)
