@@ -67,13 +67,14 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.mean_seconds <= 0 or arguments.minutes <= 0 or arguments.kills < 1:
         raise ConfigError("--mean-seconds, --minutes and --kills must be above 0")
+    stage = load_run(arguments.config, arguments.overrides)
+    if not stage.trains:
+        raise ConfigError(
+            f"{arguments.config} is a {stage.kind} stage, which does not train: give a training stage's file"
+        )
     # A row a step, or it would not be known which steps were done twice.
     overrides = [*arguments.overrides, "loop.log_every=1", f"resources.max_failures={ENDLESS}"]
     run = load_run(arguments.config, overrides)
-    if not run.trains:
-        raise ConfigError(
-            f"{arguments.config} is a {run.kind} stage, which does not train: give a training stage's file"
-        )
     root = arguments.root or Path("runs") / arguments.config.resolve().parent.name
     command = [sys.executable, "-m", "launch.run", str(arguments.config), *overrides, "--root", str(root)]
     report = punish(run, root, command + ["--local"] * arguments.local, arguments)

@@ -52,17 +52,18 @@ def test_a_pair_that_does_not_meet_and_one_that_is_slow_are_named() -> None:
     assert re.match("ant and cat and 2 more pairs do not reduce together .refused.: set GLOO_SOCKET_IFNAME", text)
 
 
-def _meet(port: int, mark: str, rank: int, answers: "multiprocessing.Queue[tuple[float, str]]") -> None:
-    answers.put(bandwidth.reduce_with("127.0.0.1", port, mark, rank))
+def _meet(port: int, rank: int, seconds: float, answers: "multiprocessing.Queue[tuple[float, str]]") -> None:
+    bandwidth.MEET_SECONDS = seconds
+    answers.put(bandwidth.reduce_with("127.0.0.1", port, "here", rank))
 
 
 @pytest.mark.parametrize("ranks", [(0, 1), (0,)])
-def test_two_processes_reduce_and_one_alone_says_why_not(ranks: tuple[int, ...], monkeypatch) -> None:
-    monkeypatch.setattr(bandwidth, "MEET_SECONDS", 10.0 if len(ranks) == 2 else 1.0)
-    fork = multiprocessing.get_context("fork")
+def test_two_processes_reduce_and_one_alone_says_why_not(ranks: tuple[int, ...]) -> None:
+    seconds = 10.0 if len(ranks) == 2 else 1.0
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may stand still
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    answers = fork.Queue()
-    started = [fork.Process(target=_meet, args=(store.port, "here", rank, answers), daemon=True) for rank in ranks]
+    answers = spawn.Queue()
+    started = [spawn.Process(target=_meet, args=(store.port, rank, seconds, answers), daemon=True) for rank in ranks]
     for process in started:
         process.start()
     found = [answers.get(timeout=60) for _ in started]

@@ -14,6 +14,7 @@ from wm.engine.world import World
 logger = logging.getLogger(__name__)
 
 NOTED_SHARE = 0.1  # of the time between two rows of the log
+LEAST_SECONDS = 0.2  # that are worth a line
 QUIET_SECONDS = 60.0  # between two lines about the same rank and phase
 
 
@@ -46,7 +47,8 @@ class Stragglers:
         loss = slowest([seconds for _, seconds in found])
         total = max(sum(seconds.values()) for _, seconds in found)
         told_at = self._told.get((loss.rank, loss.phase), -math.inf)
-        if loss.seconds > NOTED_SHARE * total and time.monotonic() - told_at > QUIET_SECONDS and self._world.rank == 0:
+        notable = loss.seconds > max(NOTED_SHARE * total, LEAST_SECONDS)
+        if notable and time.monotonic() - told_at > QUIET_SECONDS and self._world.rank == 0:
             self._told[loss.rank, loss.phase] = time.monotonic()
             logger.warning(
                 "rank %d on %s loses %.1f of %.1f s in %s, and the others wait for it",
