@@ -87,6 +87,9 @@ class AdamWAndMuon(torch.optim.AdamW):
         for matrix in matrices:
             split = sum_over_ranks is not None and not self._is_whole_somewhere(matrix)
             self._matrices.setdefault(id(matrix.flat), []).append(replace(matrix, split=split))
+        # What is split comes first: where it is a rank's last matrix and the next one's first, one would wait for the other.
+        for of_flat in self._matrices.values():
+            of_flat.sort(key=lambda matrix: not matrix.split)
 
     def _is_whole_somewhere(self, matrix: Matrix) -> bool:
         """Whether one rank has all of it; the same answer on all ranks, which ask together."""
