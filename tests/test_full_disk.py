@@ -72,7 +72,8 @@ def test_a_full_disk(beside: bool, disk: Path, caplog):
     assert "no checkpoint at step 8" in text
     assert "no checkpoint at step 12" in text
     assert "step 16 (" not in text
-    assert max(row["failed_saves"] for row in rows) == 2
+    # Beside the training step 4 may still be on its way when the disk is filled after step 5.
+    assert max(row["failed_saves"] for row in rows) in ((2, 3) if beside else (2,))
     assert rows[-1]["failed_saves"] == 0
     assert checkpoint.newest_intact(disk / "run/checkpoints", World.single())[0].name == "step-20"
     assert {path.name for path in (disk / "run/checkpoints").iterdir()} == {"step-16", "step-20"}
