@@ -20,11 +20,18 @@ from wm.models.sizes import (
     sized,
 )
 
+PLAIN = dataclasses.replace(SMALL, attention="plain")
 CONFIGS = [
     SMALL,
     dataclasses.replace(SMALL, depth=5, time_every=2, hidden_size=24, num_heads=3),
     sized("tiny", widths=(16,), window=4),
+    dataclasses.replace(PLAIN, full=True),
+    dataclasses.replace(PLAIN, depth=3, text="cross", time_every=2),
+    dataclasses.replace(PLAIN, depth=3, text="joint", time_every=2, action_window=2),
+    dataclasses.replace(PLAIN, text="joint", full=True),
+    dataclasses.replace(PLAIN, text="cross", action_window=3),
 ]
+WORDS, ACTIONS = 5, 4  # tokens of a text, and of a frame's action
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -53,7 +60,10 @@ def on_meta_inputs(size: int) -> tuple[Tensor, Tensor, Past, Condition]:
     assert condition.place is not None
     assert condition.moved is not None
     maps, place, moved = (part.to("meta") for part in (condition.maps, condition.place, condition.moved))
-    return x_t.to("meta"), t.to("meta"), past, Condition(frames=frames, maps=maps, place=place, moved=moved)
+    tokens = torch.empty(B, WORDS, size, device="meta")
+    actions = torch.empty(B, T, ACTIONS, size, device="meta")
+    given = Condition(tokens=tokens, frames=frames, maps=maps, place=place, moved=moved, actions=actions)
+    return x_t.to("meta"), t.to("meta"), past, given
 
 
 def counted(dit: DiT) -> tuple[float, float]:
@@ -72,7 +82,7 @@ def counted(dit: DiT) -> tuple[float, float]:
 def test_operations_of_the_blocks_by_formula(config: DiTConfig) -> None:
     tokens = (H // config.patch_size) * (W // config.patch_size)
     of_blocks, _ = counted(on_meta(config, C, M))
-    assert of_blocks == B * block_operations(config, T, tokens)
+    assert of_blocks == B * block_operations(config, T, tokens, words=WORDS, action_tokens=ACTIONS)
 
 
 def test_keys_that_a_window_leaves() -> None:

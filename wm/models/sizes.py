@@ -1,8 +1,8 @@
 """Sizes of the diffusion transformer by name, and what one costs: parameters and operations of its blocks by formula.
 
-The formulas are those of block.py's Block; what stands around the blocks (patches, hourglass, embeddings) is counted on the
-meta device, where nothing is computed or stored. An operation is a multiplication or an addition: a product of matrices
-(m, k) and (k, n) is 2 m k n. Norms, activations and softmax are left out, as in torch's counter; so is recomputation.
+The formulas are those of block.py and joint_block.py; what stands around the blocks (patches, hourglass, embeddings) is
+counted on the meta device, where nothing is computed or stored. An operation is a multiplication or an addition: a product of
+matrices (m, k) and (k, n) is 2 m k n. Norms, activations and softmax are left out, as in torch's counter; so is recomputation.
 """
 
 import dataclasses
@@ -54,31 +54,73 @@ def num_parameters(config: DiTConfig, channels: int, num_maps: int) -> int:
 
 
 def block_parameters(config: DiTConfig) -> int:
-    """Parameters of all blocks: two attentions (one where a block does not look back), a feed-forward, a modulation."""
+    """Parameters of all blocks: attentions, feed-forwards, modulations, of both streams where words are one."""
     size, inner = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
-    attention = 4 * size * (size + 1) + 2 * (size // config.num_heads)  # in, out, and the two norms of a head
-    forward = inner * (size + 1) + size * (inner + 1)
+    layer, norms = size * (size + 1), 2 * (size // config.num_heads)  # of a head's queries and keys
+    attention, forward = 4 * layer + norms, inner * (size + 1) + size * (inner + 1)
+    reading = attention + 2 * size  # by queries of a norm of its own
     looking = 0 if config.full else _looking_back(config)
-    return config.depth * (attention + forward + 6 * size) + looking * (attention + 3 * size)
+    total = config.depth * (attention + forward + 6 * size) + looking * (attention + 3 * size)
+    if config.text == "cross":
+        total += config.depth * reading
+    if config.text == "joint":  # nobody reads the words of the last block, so they end there
+        total += config.depth * (3 * layer + norms + 2 * size) + (config.depth - 1) * (layer + forward + 4 * size)
+    if config.action_window:
+        total += config.depth * (reading + config.action_window * size)
+    return total
 
 
 def block_operations(
-    config: DiTConfig, num_frames: int, tokens: int, *, keys: float | None = None, training: bool = False
+    config: DiTConfig,
+    num_frames: int,
+    tokens: int,
+    *,
+    words: int = 0,
+    action_tokens: int = 0,
+    keys: float | None = None,
+    training: bool = False,
 ) -> float:
     """Operations of all blocks on one clip of `num_frames` frames of `tokens` tokens; three times as many in training.
 
+    `words` is how many tokens a text has, those that only fill up included; `action_tokens` those of one frame's action;
     `keys` is how many frames a frame attends to in the mean: all by default, which is what a kernel without blocks
     computes, or `mean_keys` for what the mask leaves, by which utilisation is counted.
     """
     size, inner = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
+    projections, forward, reading = 8 * size**2, 4 * size * inner, 4 * size**2
+    looking = 0 if config.full else _looking_back(config)
+    frame = tokens * (config.depth * (projections + forward) + looking * projections)
+    clip = 0
+    if config.text == "cross":
+        frame += config.depth * tokens * reading
+        clip = config.depth * words * reading
+    if config.text == "joint":
+        frame += words * (config.depth * 6 * size**2 + (config.depth - 1) * (2 * size**2 + forward))
+    if config.action_window:
+        frame += config.depth * (tokens + config.action_window * action_tokens) * reading
+    attention = attention_operations(config, num_frames, tokens, words=words, action_tokens=action_tokens, keys=keys)
+    return (num_frames * frame + clip + attention) * (3 if training else 1)
+
+
+def attention_operations(
+    config: DiTConfig,
+    num_frames: int,
+    tokens: int,
+    *,
+    words: int = 0,
+    action_tokens: int = 0,
+    keys: float | None = None,
+) -> float:
+    """Those among `block_operations` of queries with keys and of weights with values: 4 D for each pair of tokens."""
     keys = num_frames if keys is None else keys
-    all_tokens = num_frames * tokens
-    projections, forward = 8 * size**2, 4 * size * inner
-    looking = _looking_back(config)
-    if config.full:  # a token meets all tokens of the frames in view, by one attention
-        return all_tokens * config.depth * (projections + forward + 4 * size * tokens * keys) * (3 if training else 1)
-    per_token = config.depth * (projections + forward + 4 * size * tokens) + looking * (projections + 4 * size * keys)
-    return all_tokens * per_token * (3 if training else 1)
+    here = tokens + (words if config.text == "joint" else 0)  # of a frame, in the attention of its tokens to each other
+    pairs = config.depth * here * here * (keys if config.full else 1)
+    if not config.full:
+        pairs += _looking_back(config) * tokens * keys
+    if config.text == "cross":
+        pairs += config.depth * tokens * words
+    pairs += config.depth * tokens * config.action_window * action_tokens
+    return 4 * config.hidden_size * num_frames * pairs
 
 
 def mean_keys(config: DiTConfig, num_frames: int) -> float:
