@@ -104,7 +104,8 @@ def _work(run: RunConfig, folder: Path, root: Path | None) -> Work:
         facts = facts_of(record, vae)
     else:
         facts = _facts_on_disk(Dataset.open(_first_dataset(root)).manifest, vae)
-    return work_of(run, facts, _teacher(folder))
+    assert isinstance(vae.stage, TrainVAEConfig)
+    return work_of(run, facts, _teacher(folder), vae.stage.vae)
 
 
 def _first_dataset(root: Path) -> Path:

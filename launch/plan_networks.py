@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from launch.recordings import RecordConfig
 from launch.run_config import RunConfig
-from wm.batch import Action, ActionSpace, Given
+from wm.batch import Action, ActionSpace, EncodedText, Given
+from wm.conditioning.caption import TextConditioner
+from wm.conditioning.text import ByteText, PretrainedText
 from wm.config import ConfigError
 from wm.engine.learner import DTYPES, LearnerConfig
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
 from wm.models.dit import DiTConfig, Past
-from wm.models.vae import VideoVAE
+from wm.models.sizes import attention_operations
+from wm.models.vae import VideoVAE, VideoVAEConfig
 from wm.stages.distill import DistillConfig
+from wm.stages.distill_decoder import DistillDecoderConfig
 from wm.stages.train_dit import TrainDiTConfig
 from wm.stages.train_vae import TrainVAEConfig
 
@@ -90,15 +94,19 @@ def facts_of(record: RunConfig, vae: RunConfig) -> Facts:
     return Facts(space, environment.height, environment.width, tokenizer.latent_channels, tokenizer.stride)
 
 
-def work_of(run: RunConfig, facts: Facts, teacher: DenoiserConfig | None = None) -> Work:
-    """The work of a training stage. A distillation takes the networks of its `teacher`."""
+def work_of(
+    run: RunConfig, facts: Facts, teacher: DenoiserConfig | None = None, tokenizer: VideoVAEConfig | None = None
+) -> Work:
+    """The work of a training stage. A distillation takes the networks of its `teacher`, that of a decoder its `tokenizer`'s."""
     data, _ = run.parts()
     if isinstance(run.stage, TrainVAEConfig):
         return _tokenizer_work(run.stage, facts, data.clip_frames, run.stage.critic_start)
     if isinstance(run.stage, TrainDiTConfig):
         return _denoiser_work(run.stage.denoiser, facts, data.clip_frames, run.stage.learner, FORWARD + BACKWARD, 0)
-    if not isinstance(run.stage, DistillConfig):
-        raise ConfigError(f"no plan of {run.kind}: its networks are known only where its tokenizer is trained")
+    if isinstance(run.stage, DistillDecoderConfig):
+        assert tokenizer is not None
+        return _decoder_work(run.stage, tokenizer, facts, data.clip_frames)
+    assert isinstance(run.stage, DistillConfig)
     assert teacher is not None
     guidance = 1 if run.stage.guidance_scale in (0, 1) else 2
     forwards = FORWARD + BACKWARD + guidance + FORWARD  # student, teacher, target
@@ -111,13 +119,15 @@ def _denoiser_work(
     """`forwards` times a forward of the denoiser, and `num_frozen` copies of it beside the one that learns."""
     dtype = DTYPES[learner.precision]
     module, forward = denoiser(config, facts, frames, dtype)
-    forward_flops = layer_flops(module, forward) + attention_flops(config.dit, facts.shape, frames)
+    read = tokens_read(module)
+    attention = attention_flops(config.dit, facts.shape, frames, *read) + text_attention_flops(module)
+    forward_flops = layer_flops(module, forward) + attention
     latents = 2 * frames * facts.channels * facts.shape.rows * facts.shape.columns  # float16 on disk
     return Work(
         learned=(Learned("denoiser", num_parameters(module), learner),),
         frozen_bytes=num_frozen * num_parameters(module) * dtype.itemsize,
         flops=forwards * forward_flops,
-        activation_bytes=kept_bytes(module, forward, _scores(config.dit, facts.shape, frames)),
+        activation_bytes=kept_bytes(module, forward, _scores(config.dit, facts.shape, frames, *read)),
         sample_bytes=latents,
     )
 
@@ -125,7 +135,10 @@ def _denoiser_work(
 def denoiser(
     config: DenoiserConfig, facts: Facts, frames: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Denoiser, Callable[[], Tensor]]:
-    """The denoiser on the meta device, and its forward over one clip. Attention is plain: its shapes are those of any."""
+    """The denoiser on the meta device, and its forward over one clip. Attention is plain: its shapes are those of any.
+
+    Captions of an encoder from a folder come as `encode_latents` leaves them: it takes no part.
+    """
     plain = replace(config, dit=replace(config.dit, attention="plain"))
     with META:
         module = plain.build(facts.shape).to(dtype)
@@ -134,30 +147,61 @@ def denoiser(
     def forward() -> Tensor:
         x = torch.zeros(1, frames, shape.channels, shape.rows, shape.columns, device=META)
         t = torch.zeros(1, frames, device=META)
-        given = Given(action=Action.idle(facts.action_space, 1, frames).to(META))
+        given = Given(Action.idle(facts.action_space, 1, frames).to(META), *_text(module))
         made: Tensor = module(x, t, Past.of(x, t, x), given)
         return made
 
     return module, forward
 
 
-def attention_flops(config: DiTConfig, shape: WorldShape, frames: int) -> int:
-    """Of a forward over one clip: every token looks at all of its frame, and in some blocks at itself in all frames.
+def _text(module: Denoiser) -> tuple[Any, ...]:
+    """The text of a Given, and what was encoded of it."""
+    encoder = getattr(module.conditioner, "encoder", None)
+    if not isinstance(encoder, PretrainedText):
+        return () if encoder is None else (("",),)
+    encoder.agreed.add("planned")
+    tokens = torch.zeros(1, encoder.width, device=META)
+    return ("",), None, EncodedText("planned", {"": tokens})
+
+
+def tokens_read(module: Denoiser) -> tuple[int, int]:
+    """(tokens of a text, tokens of one frame's action) that the blocks of `module` are given; 0 where there are none."""
+    conditioner: Any = module.conditioner
+    reads = isinstance(conditioner, TextConditioner)
+    acting = conditioner.action if reads else conditioner
+    tells = acting is not None and acting.tokens is not None
+    return conditioner.config.encoder.max_tokens if reads else 0, len(acting.tokens.nothing) if tells else 0
+
+
+def attention_flops(config: DiTConfig, shape: WorldShape, frames: int, words: int = 0, action_tokens: int = 0) -> int:
+    """Of a forward over one clip, by the formula of the blocks: every frame looks at all frames.
 
     Where places recall what they showed, each does so over all frames, with keys and values of widths of their own.
     """
     tokens = shape.rows * shape.columns // config.patch_size**2
-    space = frames * 4 * tokens * tokens * config.hidden_size
-    time = tokens * 4 * frames * frames * config.hidden_size
     recall = shape.rows * shape.columns * 2 * frames * frames * (config.recall + shape.channels) if config.recall else 0
-    return config.depth * space + -(-config.depth // config.time_every) * time + recall
+    return int(attention_operations(config, frames, tokens, words=words, action_tokens=action_tokens)) + recall
 
 
-def _scores(config: DiTConfig, shape: WorldShape, frames: int) -> set[tuple[int, int]]:
+def text_attention_flops(module: Denoiser) -> int:
+    """Of the text encoder that learns with `module`, on one caption; 0 where there is none."""
+    conditioner = module.conditioner
+    if not isinstance(conditioner, TextConditioner) or not isinstance(conditioner.encoder, ByteText):
+        return 0
+    encoder = conditioner.encoder.config
+    return encoder.depth * 4 * encoder.max_tokens**2 * encoder.width
+
+
+def _scores(config: DiTConfig, shape: WorldShape, frames: int, words: int, action_tokens: int) -> set[tuple[int, int]]:
     """(queries, keys) of attention's scores, where they cannot be mistaken for queries of (tokens, head_dim)."""
     tokens = shape.rows * shape.columns // config.patch_size**2
+    here = tokens + (words if config.text == "joint" else 0)
+    together = frames * here if config.full else here
+    pairs = {(together, together), (frames, frames), (tokens, config.action_window * action_tokens)}
+    if config.text == "cross":
+        pairs.add((frames * tokens, words))
     head_dim = config.hidden_size // config.num_heads
-    return {(size, size) for size in (tokens, frames) if size != head_dim}
+    return {(queries, keys) for queries, keys in pairs if keys not in (0, head_dim)}
 
 
 def _tokenizer_work(stage: TrainVAEConfig, facts: Facts, frames: int, alone: float) -> Work:
@@ -188,6 +232,29 @@ def _tokenizer_work(stage: TrainVAEConfig, facts: Facts, frames: int, alone: flo
         flops=alone * without + (1 - alone) * with_critic,
         activation_bytes=kept_bytes(module, forward, set()),
         sample_bytes=video.numel(),  # one byte a pixel's channel, as decoded
+    )
+
+
+def _decoder_work(stage: DistillDecoderConfig, tokenizer: VideoVAEConfig, facts: Facts, frames: int) -> Work:
+    """A small decoder learns from the large one: the large tokenizer encodes and decodes, in float32, the small one decodes."""
+    dtype = DTYPES[stage.learner.precision]
+    config = replace(tokenizer, decoder_widths=stage.decoder_widths, decoder_depth=stage.decoder_depth)
+    with META:
+        large, small = tokenizer.build(), config.build().to(dtype)
+    video = torch.zeros(1, frames, 3, facts.height, facts.width, device=META)
+    posterior = large.encode(video)
+
+    def forward() -> Tensor:
+        return small.decode(posterior.mean)
+
+    decoded = layer_flops(small.decoder, forward)
+    encoder = sum(parameter.numel() * parameter.element_size() for parameter in small.encoder.parameters())
+    return Work(
+        learned=(Learned("decoder", num_parameters(small.decoder), stage.learner),),
+        frozen_bytes=num_parameters(large) * torch.float32.itemsize + encoder,
+        flops=layer_flops(large, lambda: _reconstructed(large, video)) + (FORWARD + BACKWARD) * decoded,
+        activation_bytes=kept_bytes(small, forward, set()),
+        sample_bytes=video.numel(),
     )
 
 

@@ -1,7 +1,9 @@
 """launch.plan against torch's own counters, real optimizers, rings written out step by step, and by its scaling."""
 
+import dataclasses
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from launch import plan
 from launch.entry import BAD_INPUT, OK
 from launch.plan_costs import GPUS, memory, sent
-from launch.plan_networks import attention_flops, denoiser, facts_of, kept_bytes, layer_flops, num_parameters, work_of
+from launch.plan_networks import (
+    attention_flops,
+    denoiser,
+    facts_of,
+    kept_bytes,
+    layer_flops,
+    num_parameters,
+    text_attention_flops,
+    tokens_read,
+    work_of,
+)
 from launch.run_config import load_run
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.world import World
@@ -22,14 +34,34 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 WORLDS = ["smoke", "desktop_sim", "desktop"]
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_operations_are_those_that_torch_counts(world: str) -> None:
-    facts, run = facts_of(load(world, "record"), load(world, "vae")), load(world, "dit")
+BYTES = "encoder: {kind: bytes, width: 24, depth: 2, num_heads: 3, max_tokens: 20}"
+READING = {
+    "action tokens": ["dit.action_window=3", "conditioner={kind: action, tokens: true}"],
+    "text across": ["dit.text=cross", f"conditioner={{kind: text, {BYTES}, action: {{}}}}"],
+    "two streams": ["dit.text=joint", f"conditioner={{kind: text, {BYTES}, action: {{}}}}"],
+    "full, two streams, action tokens": [
+        "dit.text=joint", "dit.full=true", "dit.action_window=2",
+        f"conditioner={{kind: text, {BYTES}, action: {{tokens: true}}}}",
+    ],
+    "encoded before": [
+        "dit.text=cross",
+        "conditioner={kind: text, encoder: {kind: pretrained, model: t5, folder: none, width: 40, max_tokens: 9}, action: {}}",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("world", "changes"), [*((world, []) for world in WORLDS), *(("smoke", changes) for changes in READING.values())]
+)
+def test_operations_are_those_that_torch_counts(world: str, changes: list[str]) -> None:
+    run = load(world, "dit", *(f"stage.denoiser.{change}" for change in changes))
+    facts = facts_of(load(world, "record"), load(world, "vae"))
     assert isinstance(run.stage, TrainDiTConfig)
     assert run.data is not None
     frames = run.data.clip_frames
     module, forward = denoiser(run.stage.denoiser, facts, frames)
-    counted = layer_flops(module, forward) + attention_flops(run.stage.denoiser.dit, facts.shape, frames)
+    attention = attention_flops(run.stage.denoiser.dit, facts.shape, frames, *tokens_read(module))
+    counted = layer_flops(module, forward) + attention + text_attention_flops(module)
     with FlopCounterMode(display=False) as of_forward:
         made = forward()
     assert counted == pytest.approx(of_forward.get_total_flops(), rel=1e-3)
@@ -51,6 +83,33 @@ def test_the_tokenizers_operations_are_those_that_torch_counts(world: str) -> No
         posterior = module.encode(video)
         module.decode(posterior.mean).sum().backward()
     assert work_of(run, facts).flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_a_small_decoder_is_planned_beside_the_large_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts, vae = facts_of(load("smoke", "record"), load("smoke", "vae")), load("smoke", "vae")
+    shutil.copytree(CONFIGS / "smoke", tmp_path, dirs_exist_ok=True)
+    stage = "{kind: distill_decoder, decoder_widths: [4, 6], learner: {precision: bfloat16}}"
+    (tmp_path / "fast_vae.yaml").write_text(
+        f"stage: {stage}\ndata: {{folder: recordings/train, clip_frames: 3, global_batch_size: 4}}\nloop: {{num_steps: 1}}\n"
+    )
+    work = work_of(load_run(tmp_path / "fast_vae.yaml"), facts, tokenizer=vae.stage.vae)
+    with torch.device("meta"):
+        large = vae.stage.vae.build()
+        small = dataclasses.replace(vae.stage.vae, decoder_widths=(4, 6), decoder_depth=1).build()
+        video = torch.zeros(1, 3, 3, facts.height, facts.width)
+    with FlopCounterMode(display=False) as asked:
+        latents = large.encode(video).mean
+        large.decode(latents)
+    with FlopCounterMode(display=False) as drawn:
+        small.decode(latents)
+    assert work.flops == asked.get_total_flops() + 3 * drawn.get_total_flops()
+    assert work.parameters == sum(parameter.numel() for parameter in small.decoder.parameters())
+    encoder = sum(parameter.numel() for parameter in large.encoder.parameters())
+    assert work.frozen_bytes == 4 * num_parameters(large) + 2 * encoder
+    assert plan.main([str(tmp_path / "fast_vae.yaml"), "--gpus", "2"]) == OK
+    assert f"distill_decoder: decoder {work.parameters:,} parameters; bfloat16" in capsys.readouterr().out
 
 
 def load(world: str, stage: str, *overrides: str):  # type: ignore[no-untyped-def]

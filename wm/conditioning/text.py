@@ -98,7 +98,9 @@ class ByteText(nn.Module):
         device = next(iter(self.stack.state_dict().values())).device
         numbers, mask = byte_numbers(captions, self.config.max_tokens)
         numbers, mask = numbers.to(device), mask.to(device)
-        tokens = self.stack(input_ids=numbers, attention_mask=mask.long()).last_hidden_state
+        # On the meta device there are shapes alone, and transformers asks a mask for its values.
+        real = None if device.type == "meta" else mask.long()
+        tokens = self.stack(input_ids=numbers, attention_mask=real).last_hidden_state
         return TextTokens(tokens, mask)
 
 
