@@ -13,11 +13,13 @@ import torch
 from panel_world import SPACE, Frozen, Noisy, Perfect, arrow, record
 from PIL import Image
 
-from wm.stages.bench import Counts
+from wm.stages.bench import Counts, unmeasured
 from wm.stages.charts import Bar, Line, _ticks, bars, lines
 from wm.stages.evaluate import EvaluateConfig, Target
+from wm.stages.further_rows import further_rows, reasons
 from wm.stages.pictures import film, strip
 from wm.stages.report import hardware, judged, versions, write_report
+from wm.stages.video_measures import Legibility, Lines, VideosConfig
 
 COUNTS = Counts(
     context_frames=3,
@@ -165,7 +167,8 @@ def test_the_page_is_whole_loads_nothing_and_escapes_what_it_is_given(run: tuple
 
 
 def test_a_world_that_says_little_still_gets_a_page(tmp_path: Path):
-    config = EvaluateConfig(counts=COUNTS, vae_frames=4, teacher=None, student_steps=(4,), targets=())
+    videos = VideosConfig(measures=(Lines(shortest_px=4), Legibility()), clips=2, frames=3)
+    config = EvaluateConfig(counts=COUNTS, vae_frames=4, teacher=None, student_steps=(4,), targets=(), videos=videos)
     clips = [record(60, 1)]
     silent = [type(clip)(clip.video, clip.action) for clip in clips]
     arguments: dict[str, Any] = {"open_session": open_session, "reconstruct": lambda v: v, "space": SPACE, "seed": 1}
@@ -176,6 +179,22 @@ def test_a_world_that_says_little_still_gets_a_page(tmp_path: Path):
     said = _Page((tmp_path / "report" / "report.html").read_text()).said
     assert "this world has no inner state" in said
     assert "no targets set" in said
+    # Measures of whole videos stand beside the others, of the tokenizer too, with what could not be measured and why.
+    assert said.count("lines of one pixel that stay, share") == said.count("legible letters, share") == 2
+    assert said.count("not measured: this world says of no font") == 2
+
+
+def test_every_measure_that_was_named_has_a_row():
+    taken, absent = {"value": 0.5, "low": 0.25, "high": 0.75, "trials": 4}, unmeasured("its weights are not there")
+    columns = [
+        {"psnr_db": taken, "line_retention": taken, "speed": 3.0},
+        {"psnr_db": taken, "fid": absent, "a_b": taken},
+    ]
+    rows = further_rows(columns, known=["psnr_db"])
+    assert [row[0] for row in rows] == ["lines of one pixel that stay, share", "FID", "a b"]
+    shown = "0.50 <small>[0.25, 0.75]</small> <small>n=4</small>"
+    assert [row[1:] for row in rows] == [[shown, "–"], ["–", "–"], ["–", shown]]
+    assert reasons(columns) == "<p class='soft'>not measured: its weights are not there</p>"
 
 
 def test_a_missing_unit_is_named(run: tuple[Path, dict[str, Any]]):

@@ -312,8 +312,9 @@ def test_a_world_is_not_exported_with_the_controls_of_another(root: Path, tmp_pa
         (1, ["1"]),
         pytest.param(1, ["0", "2", "3"], marks=pytest.mark.slow),
         pytest.param(2, ["0", "1", "2", "3"], marks=pytest.mark.slow),
+        pytest.param(2, ["tokenizers", "0", "1", "2", "3"], marks=pytest.mark.slow),
     ],
-    ids=["alone", "alone-others", "two"],
+    ids=["alone", "alone-others", "two", "two-tokenizers"],
 )
 def test_every_stage_on_zero_leaves_what_it_leaves_on_one_process(
     tmp_path: Path, world_size: int, zero_stages: list[str]

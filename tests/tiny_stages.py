@@ -1,7 +1,8 @@
-"""Training stages over the tiny world, with data in memory. Run as `tiny_stages.py FOLDER ZERO_STAGE...` it is the process
-that test_stages.py starts to hold ZeroLearner to LocalLearner in every stage.
+"""Training stages over the tiny world, with data in memory. Run as `tiny_stages.py FOLDER [tokenizers] ZERO_STAGE...` it is
+the process that test_stages.py starts to hold ZeroLearner to LocalLearner in every stage.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -23,10 +24,12 @@ from wm.models.denoiser import DenoiserConfig
 from wm.models.dit import DiTConfig
 from wm.stages.context import DatasetFacts, StageContext
 from wm.stages.distill import DistillConfig
+from wm.stages.distill_decoder import DistillDecoderConfig
 from wm.stages.train_dit import TrainDiTConfig
 from wm.stages.train_vae import TrainVAEConfig
 
 FAST = LearnerConfig(learning_rate=5e-3, warmup_steps=0, average_decay=0.5)
+PARITY = dataclasses.replace(FAST, learning_rate=1e-3, micro_batch_size=1)
 ALONE = World.single()
 B, T = 2, 4
 NUM_STEPS = 20  # of the run that a stage believes to be in
@@ -58,7 +61,7 @@ def batch(step: int, kind: str, seed: int | None = None) -> Batch:
     seed = step if seed is None else seed
     given = Given(action=some_action(B, T, seed=seed))
     index = torch.arange(B * step, B * step + B)
-    if kind == "train_vae":
+    if kind in ("train_vae", "distill_decoder"):
         return Batch(step=step, index=index, given=given, video=frames(seed))
     generator = torch.Generator().manual_seed(seed)
     return Batch(
@@ -107,6 +110,8 @@ def make(kind: str, where: StageContext, learner: LearnerConfig = FAST, **change
         small |= {"vae": VAE, "critic": critic, "critic_learner": learner, "critic_start": 2 / NUM_STEPS}
     if kind == "train_dit":
         small |= {"denoiser": DENOISER, "drop_condition": 0.5, "num_steps": 2}
+    if kind == "distill_decoder":
+        return DistillDecoderConfig(**{**small, "decoder_widths": (3, 4), **changes}).build(where)
     return CONFIGS[kind](**{**small, **changes}).build(where)
 
 
@@ -122,9 +127,7 @@ def parity(zero_stage: int, precision: str, root: Path, world: World) -> dict[st
     from wm.engine.zero import ZeroLearner
 
     found = {}
-    settings = LearnerConfig(
-        **{**vars(FAST), "learning_rate": 1e-3, "zero_stage": zero_stage, "precision": precision, "micro_batch_size": 1}
-    )
+    settings = dataclasses.replace(PARITY, zero_stage=zero_stage, precision=precision)
     # Wide enough that ZeRO 3 partitions some parameters and keeps others whole.
     wide = DenoiserConfig(dit=DiTConfig(hidden_size=192, depth=1, num_heads=2, patch_size=2, window=3))
     changes: dict[str, dict[str, Any]] = {
@@ -145,15 +148,46 @@ def parity(zero_stage: int, precision: str, root: Path, world: World) -> dict[st
     return found
 
 
+def critics(zero_stage: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Tokenizers whose loss asks for slopes of the critic, which ZeRO 3 must not partition, and the fast decoder."""
+    critic_learner = dataclasses.replace(PARITY, zero_stage=min(2, zero_stage))
+    sloped = {"adaptive_critic": True, "r1_weight": 0.5, "critic_learner": critic_learner}
+    both = {"freeze_encoder": False, "critic_loss": "logistic", "critic_start": 0.0}
+    return {
+        "decoder against the critic": ("train_vae", sloped),
+        "all against the critic": ("train_vae", sloped | both),
+        "fast decoder": ("distill_decoder", {}),
+    }
+
+
+def tokenizer_parity(zero_stage: int, root: Path, world: World) -> dict[str, float]:
+    """As `parity`, of tokenizers, over all that learns; in float32."""
+    from wm.engine.zero import ZeroLearner
+
+    settings, found = dataclasses.replace(PARITY, zero_stage=zero_stage), {}
+    for name, (kind, changes) in critics(zero_stage).items():
+        left: list[dict[str, Tensor]] = []
+        for learner, place in ((LocalLearner, ALONE), (ZeroLearner, world)):
+            stage = make(kind, context(root, learner, place), settings, **changes)
+            run(stage, kind, 0, 4, place)
+            parts = {part: one.weights() for part, one in stage.parts().items() if isinstance(one, learner)}
+            left.append({f"{part}.{key}": value for part, weights in parts.items() for key, value in weights.items()})
+        found[name] = max((left[0][key] - left[1][key]).abs().max().item() for key in left[0])
+    return found
+
+
 def main(folder: Path, zero_stages: list[str]) -> None:
     torch.set_num_threads(1)
     world, results = World.from_environment("cpu", timeout_seconds=120), {}
-    for case in ((int(stage), precision) for stage in zero_stages for precision in ("float32", "bfloat16")):
+    tokenizers = zero_stages[0] == "tokenizers"
+    precisions = ("float32",) if tokenizers else ("float32", "bfloat16")
+    for case in ((int(stage), precision) for stage in zero_stages[tokenizers:] for precision in precisions):
         root = folder / "-".join(map(str, case))
         if world.rank == 0:
             make_root(root)
         world.barrier()
-        results["-".join(map(str, case))] = parity(*case, root, world)
+        found = tokenizer_parity(case[0], root, world) if tokenizers else parity(*case, root, world)
+        results["-".join(map(str, case))] = found
     (folder / f"results-{world.rank}.json").write_text(json.dumps(results))
 
 

@@ -10,7 +10,9 @@ from wm.caption_match import ALL
 from wm.durable import write_text
 from wm.stages.evaluate import read_unit
 from wm.stages.evaluate_captions import VAE, EvaluateCaptionsConfig
-from wm.stages.page import STYLE, label, number, picture, table
+from wm.stages.further_rows import further_rows, reasons
+from wm.stages.markup import label, number, picture, table
+from wm.stages.page import STYLE
 from wm.stages.report import FORMAT_VERSION, hardware, judged, versions
 
 
@@ -93,9 +95,10 @@ def _rates(units: Mapping[str, Mapping[str, Any]]) -> str:
     speed = [number(unit.get("frames_per_second")) for unit in units.values()]
     decibel = [_cell(unit["psnr_db"]) if "psnr_db" in unit else "–" for unit in units.values()]
     heads = ["tokenizer" if name == VAE else label(name) for name in units]
-    return "<h2>Clips as the captions say</h2>" + table(
-        ("", *heads), [*rows, ["frames a second", *speed], ["PSNR, dB", *decibel]]
-    )
+    rows += [["frames a second", *speed], ["PSNR, dB", *decibel]]
+    columns = list(units.values())
+    rows += further_rows(columns, known=[*aspects, "psnr_db", "real_all"])
+    return "<h2>Clips as the captions say</h2>" + table(("", *heads), rows) + reasons(columns)
 
 
 def _clips(name: str, unit: Mapping[str, Any], evaluation: Path) -> str:

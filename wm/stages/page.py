@@ -1,6 +1,5 @@
 """report.html: one self-contained page, no scripts and no requests, light or dark as the reader's system is."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from wm.stages.charts import Bar, Line, bars, lines
+from wm.stages.further_rows import further_rows, reasons
+from wm.stages.markup import cell, label, number, picture, table
 
 MEASURES = (  # key, label; the order of the table
     ("transition_accuracy", "transition accuracy"),
@@ -20,7 +19,7 @@ MEASURES = (  # key, label; the order of the table
     ("drift_db_per_100_frames", "drift, dB per 100 frames"),
     ("counterfactual_sensitivity", "counterfactual sensitivity, dB"),
 )
-PAGE_WIDTH_PX = 1020
+TOKENIZER = ("psnr_db", "ssim", "cursor_error_px", "cursor_instrument_px")  # said in a sentence
 # Upper ends of the cursor's error classes in pixels; the last class has none.
 ERROR_ENDS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 
@@ -72,38 +71,6 @@ def page(
     )
 
 
-def label(unit: str) -> str:
-    """`student-2` as a person says it."""
-    model, _, steps = unit.partition("-")
-    return f"{model}, {steps} step{'s' * (steps != '1')}"
-
-
-def number(value: float | None) -> str:
-    """Two decimals where they can mean something; a dash for nothing."""
-    if value is None:
-        return "–"
-    return f"{value:.{2 if abs(value) < 100 else 0}f}".replace("-", "−")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def picture(evaluation: Path, file: str, caption: str, marks: str = "") -> str:
-    """An image of the evaluation, inside the page."""
-    path = evaluation / file
-    kind = path.suffix.removeprefix(".")
-    data = base64.b64encode(path.read_bytes()).decode()
-    # Small frames are enlarged, every pixel a square (style sheet), until the picture is about as wide as the page.
-    with Image.open(path) as opened:
-        width = opened.width * min(4, max(1, PAGE_WIDTH_PX // opened.width))
-    image = f'<img width="{width}" alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}{marks}</figure>"
-
-
 def _head(report: Mapping[str, Any]) -> str:
     verdicts = [target["passed"] for target in report["targets"]]
     said = f"{sum(v is True for v in verdicts)} of {len(verdicts)} targets met" if verdicts else "no targets set"
@@ -122,17 +89,8 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
     for target in targets:
         asked = " ".join(f"{sign} {target[k]:g}" for k, sign in (("at_least", "≥"), ("at_most", "≤")) if k in target)
         word = {True: '<span class="good">pass</span>', False: '<span class="bad">miss</span>', None: "not measured"}
-        rows.append([escape(target["name"]), asked, _cell(target), word[target["passed"]]])
+        rows.append([escape(target["name"]), asked, cell(target), word[target["passed"]]])
     return "<h2>Against the targets</h2>" + table(("measure", "target", "measured", ""), rows)
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    """A value with its interval and trials."""
-    value = row.get("value", row.get("median"))
-    text = number(value)
-    if value is not None and row.get("low") is not None:
-        text += f" <small>[{number(row['low'])}, {number(row['high'])}]</small>"
-    return text + (f" <small>n={row['trials']}</small>" if row.get("trials") else "")
 
 
 def _rollout(shown: str, models: Mapping[str, Mapping[str, Any]], evaluation: Path) -> str:
@@ -239,19 +197,18 @@ def _cursor(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _measures(report: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     columns = [report[model][steps] for model, _, steps in (name.partition("-") for name in models)]
-    rows = [[text, *(_cell(column[key]) for column in columns)] for key, text in MEASURES]
+    rows = [[text, *(cell(column[key]) for column in columns)] for key, text in MEASURES]
     tails = [number(column["cursor_error_px"].get("p95")) for column in columns]
     rows.insert(2, ["cursor error, px (95 % of frames below)", *tails])
-    reasons = {column[key]["reason"] for column in columns for key, _ in MEASURES if "reason" in column[key]}
-    notes = "".join(f"<p class='soft'>{escape(reason)}</p>" for reason in sorted(reasons))
-    return "<h2>All measures</h2>" + table(["", *map(label, models)], rows) + notes
+    rows += further_rows(columns, known=[key for key, _ in MEASURES])
+    return "<h2>All measures</h2>" + table(["", *map(label, models)], rows) + reasons(columns)
 
 
 def _speed(report: Mapping[str, Any]) -> str:
     rows = [
         [
             label(f"{model}-{steps}"),
-            _cell(row["frames_per_second"]),
+            cell(row["frames_per_second"]),
             number(row["latency_ms"]["p50"]),
             number(row["latency_ms"]["p95"]),
         ]
@@ -263,16 +220,18 @@ def _speed(report: Mapping[str, Any]) -> str:
 
 
 def _tokenizer(measures: Mapping[str, Any], unit: Mapping[str, Any], evaluation: Path) -> str:
-    said = f"<p>PSNR {_cell(measures['psnr_db'])} dB, SSIM {_cell(measures['ssim'])}"
+    said = f"<p>PSNR {cell(measures['psnr_db'])} dB, SSIM {cell(measures['ssim'])}"
     if measures["cursor_error_px"]["trials"]:
         errors, instrument = measures["cursor_error_px"], measures["cursor_instrument_px"]
         said += (
-            f"; cursor error {_cell(errors)} px, 95 % of frames below {number(errors['p95'])} px"
+            f"; cursor error {cell(errors)} px, 95 % of frames below {number(errors['p95'])} px"
             f" (in the real frames {number(instrument['median'])} and {number(instrument['p95'])} px)"
         )
     said += "</p>"
     strip = picture(evaluation, unit["pictures"]["reconstruction"], "real above, reconstructed below")
-    return "<h2>Tokenizer</h2>" + said + strip
+    rows = further_rows([measures], known=TOKENIZER)
+    more = table(("of whole videos", "reconstructed"), rows) + reasons([measures]) if rows else ""
+    return "<h2>Tokenizer</h2>" + said + more + strip
 
 
 def _timing(timing: Mapping[str, float]) -> str:
