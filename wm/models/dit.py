@@ -1,7 +1,7 @@
 """Spatiotemporal diffusion transformer: (x_t, t, condition) -> prediction, frame-causal, with a memory for rollout.
 
-Peebles & Xie 2023 over video: in each block each position attends to itself in the frames before it, then the tokens of
-one frame attend to each other, then a feed-forward layer. Every frame has its own noise level and its own modulation.
+Peebles & Xie 2023 over video, by the blocks of block.py or joint_block.py. Every frame has its own noise level and its own
+modulation.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from wm.conditioning.condition import Condition
 from wm.config import config
 from wm.flow import rectified_guess
 from wm.models.aim import Aim
+from wm.models.block import Block
 from wm.models.hourglass import WAVES, Down, Up
 from wm.models.joint_block import JointBlock
 from wm.models.look import Look
@@ -22,54 +23,12 @@ from wm.models.memory import Memory, Past
 from wm.models.pattern_memory import PatternMemory
 from wm.models.recall import Recall, carried
 from wm.models.view import View
-from wm.nn.action_attention import ActionAttention
-from wm.nn.cross_attention import CrossAttention
 from wm.nn.frame_mask import Pattern, layered
-from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
+from wm.nn.layers import LevelEmbedding, modulated, zero_initialised
 from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import grid_cosines
-from wm.nn.self_attention import Attention
 from wm.nn.sequence_parallel import SequenceGroup
 from wm.tags import tagged
-
-
-class Block(nn.Module):
-    """Attention back in time in some, attention in the frame, feed-forward: (B, T, N, D) -> the same.
-
-    Time comes first: a new frame is noise until it has looked at the one before, and has nothing to tell its tokens.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        mlp_ratio: float,
-        backend: str,
-        looks_back: bool,
-        reads: bool = False,
-        action_window: int = 0,
-    ) -> None:
-        super().__init__()
-        self.text = CrossAttention(hidden_size, num_heads, backend) if reads else None
-        self.actions = ActionAttention(hidden_size, num_heads, backend, action_window) if action_window else None
-        self.space = Attention(hidden_size, num_heads, backend)
-        self.time = Attention(hidden_size, num_heads, backend) if looks_back else None
-        self.mlp = MLP(hidden_size, mlp_ratio)
-        # One modulation network serves all blocks; a block adds its own constant (Chen et al. 2023, adaLN-single).
-        self.modulation = nn.Parameter(torch.zeros((9 if looks_back else 6) * hidden_size))
-
-    def forward(self, x: Tensor, modulation: Tensor, layer: int, view: View) -> Tensor:
-        """`layer` is the number of the layer of the memory, for the blocks that look back."""
-        parts = (modulation[..., : len(self.modulation)] + self.modulation).unsqueeze(2)
-        feed, space, *time = (Modulation(*part.chunk(3, dim=-1)) for part in parts.split(3 * x.shape[-1], dim=-1))
-        if self.time is not None:
-            x = time[0].leave(x, view.look_back(self.time, time[0].enter(x), layer))
-        x = space.leave(x, view.look_around(self.space, space.enter(x), layer))
-        if self.text is not None:
-            x = x + view.read(self.text, x)
-        if self.actions is not None:
-            x = x + self.actions(x, *view.actions)
-        return feed.leave(x, self.mlp(feed.enter(x)))
 
 
 def window_mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:

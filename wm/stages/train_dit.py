@@ -23,6 +23,7 @@ from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
 from wm.samplers import Euler, SamplerConfig
 from wm.stages.context import DatasetFacts, StageContext, is_first_rank
+from wm.stages.drawn import Drawn, in_a_row
 from wm.stages.film import rollout_strip
 from wm.time_grids import TimesConfig
 
@@ -90,6 +91,17 @@ class TrainDiT:
         return self.denoiser.update(self.loss, batch)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        if batch.lengths and self.config.older_frames:
+            raise ValueError("clips that lie packed in a row have no older_frames: set older_frames or data.pack to 0")
+        drawn = in_a_row([self._drawn(clip) for clip in batch.clips()]) if batch.lengths else self._drawn(batch)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.denoiser(x_t, t, drawn.past, drawn.given, drawn.keep, lengths=batch.lengths)
+
+        x, t, noise, weight = drawn[:4]
+        return flow_matching(self.flow, predict, x, t, noise, weight, self.level_weight, self.config.huber)
+
+    def _drawn(self, batch: Batch) -> Drawn:
         assert batch.latents is not None, "the denoiser trains on latents"
         clip, older = self.scale.normalised(batch.latents), self.config.older_frames
         x = clip[:, older:]
@@ -103,14 +115,10 @@ class TrainDiT:
         past = shown_past(self.flow, clip, self.config.past_max, self.seed, batch)
         wordless = draw_uniform((), self.seed, batch.step, batch.index, stream="drop text") < self.config.drop_text
         given = without_text(batch.given, wordless)
-
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x_t, t, past, given, keep)
-
         weight = change_weight(clip, self.config.change_weight)[:, older:] * frames_to_learn(t)
         if not self.config.learn_first and not older:
             weight[:, 0] = 0
-        return flow_matching(self.flow, predict, x, t, noise, weight, self.level_weight, self.config.huber)
+        return Drawn(x, t, noise, weight, past, given, keep)
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> Mapping[str, Tensor]:
