@@ -41,6 +41,7 @@ from data_pipeline.schema import (
     check,
 )
 from data_pipeline.shard_cache import ShardCache, ShardCacheConfig
+from data_pipeline.shard_files import ShardFiles
 from data_pipeline.tar_index import BLOCK, REPLACE, ClipEntry, build_index, header, index_path, load_index
 from wm.config import ConfigError, from_dict, to_dict
 from wm.durable import sync
@@ -124,14 +125,12 @@ class Dataset:
     def raw(self, clip: int) -> dict[str, memoryview]:
         """The bytes of every member of a clip by its suffix, in one read."""
         entry = self.clips[clip]
-        start = min(member.offset for member in entry.members.values())
-        stop = max(member.offset + member.size for member in entry.members.values())
-        path = self.folder / entry.shard
-        data = memoryview(self.patience(lambda: self._read_at(entry.shard, start, stop - start), path))
+        start, stop = entry.span
+        data = memoryview(self._read(entry, start, stop - start))
         found = {}
-        for suffix, member in entry.members.items():
-            found[suffix] = data[member.offset - start : member.offset - start + member.size]
-            self._check(entry, suffix, found[suffix])
+        for suffix, (offset, size, _) in entry.members.items():
+            part = found[suffix] = data[offset - start : offset - start + size]
+            self._check(entry, suffix, part)
         return found
 
     def meta(self, clip: int) -> dict[str, Any]:
@@ -226,24 +225,20 @@ class Dataset:
         self._verified.add((entry.shard, member.offset))
 
     def _pread(self, entry: ClipEntry, suffix: str, offset: int, size: int) -> bytes:
-        path, start = self.folder / entry.shard, entry.members[suffix].offset + offset
-        try:
-            data = self.patience(lambda: self._read_at(entry.shard, start, size), path)
-        except FileNotFoundError:
-            raise DataError(f"{path} is missing; {REPLACE}") from None
+        data = self._read(entry, entry.members[suffix].offset + offset, size)
         if len(data) < size:
             raise DataError(f"{self._where(entry, suffix)}: the file ends before this member does; {REPLACE}")
         return data
 
-    def _read_at(self, shard: str, start: int, size: int) -> bytes:
-        """`size` bytes of the shard from `start` on, fewer where it ends."""
-        with self._open(shard) as file:
-            return _pread(file.fileno(), start, size)
+    def _read(self, entry: ClipEntry, start: int, size: int) -> bytes:
+        try:
+            return self._files.read(entry.shard, start, size)
+        except FileNotFoundError:
+            raise DataError(f"{self.folder / entry.shard} is missing; {REPLACE}") from None
 
-    def _open(self, shard: str) -> BinaryIO:
-        if self.cache is not None:
-            return self.cache.open(self._entries[shard])
-        return (self.folder / shard).open("rb", buffering=0)
+    @cached_property
+    def _files(self) -> ShardFiles:
+        return ShardFiles(self.folder, self._entries, self.patience, self.cache)
 
     @cached_property
     def _entries(self) -> dict[str, ShardEntry]:
@@ -270,17 +265,6 @@ class Dataset:
 
     def _where(self, entry: ClipEntry, suffix: str) -> str:
         return f"{self.folder / entry.shard}, {entry.key}.{suffix} at byte {entry.members[suffix].offset}"
-
-
-def _pread(file: int, start: int, size: int) -> bytes:
-    parts: list[bytes] = []
-    while size > 0:
-        part = os.pread(file, size, start)  # may be shorter than asked, as a network or 2 GiB make it
-        if not part:
-            break
-        parts.append(part)
-        start, size = start + len(part), size - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _members(sample: Sample, codec: video.Codec) -> Iterator[tuple[str, bytes]]:

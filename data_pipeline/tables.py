@@ -1,4 +1,4 @@
-"""Tables that describe recordings: csv, and parquet through pyarrow, which only this file knows."""
+"""Tables that describe recordings: csv, and parquet and Arrow files through pyarrow, which only this file knows."""
 
 import csv
 import json
@@ -61,6 +61,48 @@ def parquet_column(path: Path, columns: list[str], where: tuple[str, Any]) -> di
     except (ValueError, OSError, KeyError) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from None
     return found
+
+
+def arrow_length(path: Path) -> int:
+    """How many rows an Arrow file has; DataError where it is none."""
+    return sum(batch.num_rows for batch in _arrow_batches(path))
+
+
+def arrow_rows(path: Path, name: str) -> Iterator[Any]:
+    """A column of an Arrow file row by row: numbers, bytes, or arrays; "a/b" is the field b of the column a.
+
+    The file is mapped into memory, and of a batch of rows only that column is read.
+    """
+    first, *inner = name.split("/")
+    for batch in _arrow_batches(path):
+        try:
+            column = batch.column(first)
+            for part in inner:
+                column = column.field(part)
+        except (KeyError, ValueError, AttributeError):
+            raise DataError(f"{path.name} has no {name}") from None
+        yield from _rows(column)
+
+
+def _rows(column: Any) -> Iterable[Any]:
+    from pyarrow import types
+
+    if types.is_fixed_size_list(column.type) and not column.null_count:
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    return column.to_pylist()
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    _parquet()
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            reader = pyarrow.ipc.open_file(file)
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
+    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is one
+        raise DataError(f"{path.name} is not an Arrow file that can be read: {error}") from None
 
 
 def write_parquet(path: Path, groups: Iterable[Mapping[str, Any]], index: str = "") -> None:

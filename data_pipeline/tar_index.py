@@ -1,13 +1,15 @@
 """The tar format of a shard: one header, the walk over all of them, and the index that makes the walk unnecessary."""
 
+import gc
 import hashlib
 import json
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from data_pipeline.schema import ACTIONS, LATENTS, META, SCHEMA_VERSION, TEXT, VIDEO, DataError, ShardEntry
 from wm.config import ConfigError, from_dict, to_dict
@@ -18,8 +20,7 @@ _SUFFIXES = "|".join(re.escape(suffix) for suffix in (VIDEO, LATENTS, TEXT, ACTI
 _NAME = re.compile(rf"([A-Za-z0-9_-]+)\.({_SUFFIXES})")
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One file of a sample, as a run of bytes of the tar."""
 
     offset: int
@@ -39,6 +40,12 @@ class ClipEntry:
     change: tuple[float, ...] = field(
         default=(), repr=False
     )  # per frame, how much happens; none where nobody stored it
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where its bytes begin and end: members of a sample are adjacent, in the order of the tar."""
+        first, *_, last = self.members.values()
+        return first.offset, last.offset + last.size
 
 
 def index_path(shard: Path) -> Path:
@@ -86,14 +93,27 @@ def load_index(shard: Path) -> tuple[ShardEntry, tuple[ClipEntry, ...]]:
     """What the index beside `shard` says of it."""
     path = index_path(shard)
     try:
-        tree = json.loads(path.read_text())
-        entry = from_dict(ShardEntry, tree["entry"])
-        return entry, tuple(_clip(entry.name, sample) for sample in tree["samples"])
+        with _without_collections():
+            tree = json.loads(path.read_bytes())
+            entry = from_dict(ShardEntry, tree["entry"])
+            return entry, tuple(_clip(entry.name, sample) for sample in tree["samples"])
     except FileNotFoundError:
         problem = "is missing"
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
     raise DataError(f"{path} {problem}; make it again with: python -m tools.inspect_shards {shard.parent} --index")
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """An index is many small objects and none of them garbage: to look for it again and again took most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _clip(shard: str, sample: dict[str, Any]) -> ClipEntry:

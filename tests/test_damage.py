@@ -44,6 +44,7 @@ def whole_clips(dataset: Dataset, size: int) -> set[str]:
 
 
 @pytest.mark.parametrize("part", range(4))
+@pytest.mark.case("D-01")
 def test_every_truncation_gives_exactly_the_whole_samples_and_counts_the_others(tmp_path: Path, part: int) -> None:
     dataset = make_dataset(tmp_path, "latents", (NUM_SAMPLES,))
     shard = tmp_path / "000.tar"
@@ -85,6 +86,7 @@ def test_the_loader_skips_the_lost_samples_of_a_truncated_shard_by_name(
     assert batches.skipped >= len(lost)
 
 
+@pytest.mark.case("D-05")
 def test_three_percent_bad_samples_are_skipped_and_sixty_end_the_run(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, "latents", (34, 33))
     flip(dataset, (5, 50), place=40)
@@ -106,6 +108,7 @@ def flip(dataset: Dataset, clips: Iterable[int], place: int) -> None:
             os.pwrite(file.fileno(), bytes([byte[0] ^ 4]), where)
 
 
+@pytest.mark.case("D-02")
 def test_every_flipped_byte_of_a_header_and_anywhere_else_is_found_by_verify(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, "latents", (2,))
     shard = tmp_path / "000.tar"
@@ -120,6 +123,7 @@ def test_every_flipped_byte_of_a_header_and_anywhere_else_is_found_by_verify(tmp
             dataset.verify()
 
 
+@pytest.mark.case("D-14")
 def test_a_shard_that_vanishes_or_changes_during_the_run_is_skipped_by_name(tmp_path: Path) -> None:
     make_dataset(tmp_path, "latents", (6, 5, 4))
     batches = open_batches(data(bad_samples=Skip(budget=0.7)), tmp_path, 0, 1, 3)
@@ -156,6 +160,7 @@ def archives() -> Iterator[tuple[str, bytes, str]]:
 
 
 @pytest.mark.parametrize(("name", "content", "says"), archives(), ids=lambda value: value if type(value) is str else "")
+@pytest.mark.case("D-04")
 def test_archives_that_are_not_ours_are_refused_in_one_line_and_write_nothing(
     tmp_path: Path, name: str, content: bytes, says: str
 ) -> None:
@@ -167,6 +172,7 @@ def test_archives_that_are_not_ours_are_refused_in_one_line_and_write_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
+@pytest.mark.case("D-04")
 def test_a_shard_without_samples_is_whole_and_an_epoch_without_windows_is_refused(tmp_path: Path) -> None:
     empty = write_shard(tmp_path / "0.tar", [])
     assert (empty.num_samples, empty.num_frames) == (0, 0)

@@ -11,10 +11,12 @@ from data_pipeline import bench
 def test_small_cases_compare_the_same_bytes_and_say_what_is_wanted(tmp_path: Path) -> None:
     result = bench.reading(tmp_path, megabytes=1.0, rounds=1)
     assert result["samples"] * 60_000 < result["tar_bytes"] < result["samples"] * 80_000
-    for name in ("indexed", "checked", "webdataset"):
+    for name in ("indexed", "webdataset"):
         assert result[f"{name}_bytes_per_second"] > 0
+    assert result["first_epoch_times_webdataset"] < result["times_webdataset"]
 
 
+@pytest.mark.case("D-12")
 def test_a_dataset_of_one_shard_under_many_names_is_read_to_its_end(tmp_path: Path) -> None:
     result = bench.position(tmp_path, gigabytes=0.02, rounds=1, shard_clips=4)
     assert result["dataset_bytes"] > 0.015e9
@@ -28,6 +30,7 @@ def test_the_command_names_its_cases(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+@pytest.mark.case("D-03", "D-12", "D-19")
 def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
     """Ratios and seconds of one core, so that a busy machine changes little."""
     out = tmp_path / "bench.json"
@@ -41,8 +44,5 @@ def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="3.2 times as fast was measured: every sample is read into memory that the kernel first clears"
-)
 def test_indexed_reading_is_five_times_as_fast_as_plain_webdataset(tmp_path: Path) -> None:
     assert bench.reading(tmp_path)["times_webdataset"] >= 5

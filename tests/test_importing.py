@@ -205,6 +205,7 @@ def test_an_episode_of_another_rate_or_size_is_bad_unless_one_is_asked_for(tmp_p
     assert dataset.frames(0).shape[1:] == (24, 32, 3)
 
 
+@pytest.mark.case("D-23")
 def test_rows_that_are_not_as_many_as_frames_are_bad(tmp_path: Path) -> None:
     off = Recording(10.0, even_times(6, 10.0), lambda: iter(numbered(range(6))), rows_of(5))
     short = Recording(10.0, even_times(6, 10.0), lambda: iter(numbered(range(4))), rows_of(6))

@@ -46,6 +46,7 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.case("D-23")
 def test_open_sora_tables(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "raw").mkdir()
     for i in range(3):
@@ -71,6 +72,7 @@ def test_open_sora_tables(tmp_path: Path, suffix: str) -> None:
     assert "no caption" in bad["raw/2.mp4"]
 
 
+@pytest.mark.case("D-23")
 def test_openvid_tables_and_what_they_say_wrongly(tmp_path: Path) -> None:
     (tmp_path / "video").mkdir()
     for name in "abcd":
@@ -104,6 +106,7 @@ def test_a_table_without_its_columns_says_which(tmp_path: Path, capsys: pytest.C
     assert "not a parquet file" in capsys.readouterr().err
 
 
+@pytest.mark.case("D-23")
 def test_cosmos_folders(tmp_path: Path) -> None:
     for name in ("videos", "metas"):
         (tmp_path / "raw" / name).mkdir(parents=True)
@@ -132,6 +135,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], link: str = "") -> N
             tar.addfile(info)
 
 
+@pytest.mark.case("D-23")
 def test_video2dataset_tars(tmp_path: Path) -> None:
     about = json.dumps({"caption": "from json", "status": "success", "url": "https://example.org"}).encode()
     write_tar(

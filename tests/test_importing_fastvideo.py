@@ -57,6 +57,7 @@ def write(folder: Path, *files: list[dict[str, Any]]) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
 
 
+@pytest.mark.case("D-23")
 def test_latents_and_captions_of_all_files(tmp_path: Path) -> None:
     write(tmp_path / "raw", [row(0), row(1), row(2, "bfloat16")], [row(3)])
     assert main(["fastvideo", str(tmp_path / "raw"), str(tmp_path / "made")]) == 0
@@ -94,6 +95,7 @@ def test_a_latent_stands_for_all_that_happened_since_the_one_before(tmp_path: Pa
     assert np.argwhere(made["keys"][..., RELEASED]).tolist() == [[2, 0], [3, 3]]
 
 
+@pytest.mark.case("D-23")
 def test_bad_rows_are_named(tmp_path: Path) -> None:
     actions = tensor("mouse_cond", camera()) | tensor("keyboard_cond", keys())
     short = tensor("mouse_cond", camera()[:-1]) | tensor("keyboard_cond", keys()[:-1])

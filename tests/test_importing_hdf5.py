@@ -1,7 +1,8 @@
-"""Counter-Strike as DIAMOND reads it and Minari datasets, from miniatures of their published layouts."""
+"""Counter-Strike as DIAMOND reads it and Minari datasets in both storages, from miniatures of their published layouts."""
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def write_csgo(path: Path, changes: dict[str, Any] | None = None, without: str =
                     file.create_dataset(name, data=value)
 
 
+@pytest.mark.case("D-23")
 def test_counter_strike_action_t_is_the_row_of_frame_t_plus_1(tmp_path: Path) -> None:
     for number in (10, 9):
         write_csgo(tmp_path / "raw" / "1-200" / f"hdf5_dm_july2021_{number}.hdf5")
@@ -73,6 +75,7 @@ def test_counter_strike_action_t_is_the_row_of_frame_t_plus_1(tmp_path: Path) ->
         assert (MOUSE_X[x], MOUSE_Y[y]) == (shot(i - 1)["x"], shot(i - 1)["y"])
 
 
+@pytest.mark.case("D-23")
 def test_bad_counter_strike_files_are_named(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_csgo(raw / "a_0.hdf5")
@@ -110,6 +113,32 @@ def jpegs(frames: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+def write_arrow(data: Path, actions: list[np.ndarray], view: str) -> None:
+    """As Minari's own writer: observations flattened, actions padded to as many, a folder and a metadata.json an episode."""
+    pyarrow = pytest.importorskip("pyarrow", reason="Arrow needs pyarrow: pip install 'wm[importing]'")
+
+    def flat(values: np.ndarray) -> Any:
+        rows = values.reshape(len(values), -1)
+        return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.reshape(-1)), rows.shape[1])
+
+    for number, done in enumerate(actions):
+        seen = flat(numbered(range(30 * number, 30 * number + len(done) + 1)))
+        if view:
+            speed = flat(np.zeros((len(done) + 1, 5), np.float32))
+            seen = pyarrow.StructArray.from_arrays([seen, speed], names=[view, "speed"])
+        padded = np.pad(done, ((0, 1), *((0, 0),) * (done.ndim - 1)))
+        did = flat(padded) if done.ndim > 1 else pyarrow.array(padded, pyarrow.int32())
+        batch = pyarrow.RecordBatch.from_pydict(
+            {"observations": seen, "actions": did, "rewards": np.zeros(len(padded))}
+        )
+        (data / str(number)).mkdir()
+        path = str(data / str(number) / "part-0.arrow")
+        with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        about = {"id": number, "total_steps": len(done), "seed": 40 + number}
+        (data / str(number) / "metadata.json").write_text(json.dumps(about))
+
+
 def write_minari(
     folder: Path, action_space: dict[str, Any], actions: list[np.ndarray], stored: str, view: str = ""
 ) -> None:
@@ -118,11 +147,14 @@ def write_minari(
     about = {
         "dataset_id": "tests/tiny-v0",
         "total_episodes": len(actions),
-        "data_format": "hdf5",
-        "jpeg_encoding": stored != "raw",
+        "data_format": "arrow" if stored == "arrow" else "hdf5",
+        "jpeg_encoding": stored == "jpeg",
     }
     about |= {"observation_space": json.dumps(seen), "action_space": json.dumps(action_space)}
     (folder / "data" / "metadata.json").write_text(json.dumps(about))
+    if stored == "arrow":
+        write_arrow(folder / "data", actions, view)
+        return
     with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
         for number, done in enumerate(actions):
             group = file.create_group(f"episode_{number}")
@@ -136,7 +168,8 @@ def write_minari(
                 group.create_dataset(name, data=jpegs(frames), dtype=h5py.vlen_dtype(np.uint8))
 
 
-@pytest.mark.parametrize(("stored", "view"), [("raw", ""), ("jpeg", "camera")])
+@pytest.mark.parametrize(("stored", "view"), [("raw", ""), ("jpeg", "camera"), ("arrow", ""), ("arrow", "camera")])
+@pytest.mark.case("D-23")
 def test_minari_action_t_leads_from_observation_t_to_the_next(tmp_path: Path, stored: str, view: str) -> None:
     actions = [np.array([0, 2, 2, 1, 2]), np.array([1, 1])]
     write_minari(tmp_path / "raw", DISCRETE, actions, stored, view)
@@ -155,9 +188,10 @@ def test_minari_action_t_leads_from_observation_t_to_the_next(tmp_path: Path, st
         assert sample.meta["seed"] == 40 + number
 
 
-def test_minari_boxes_are_axes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["raw", "arrow"])
+def test_minari_boxes_are_axes(tmp_path: Path, stored: str) -> None:
     actions = [np.array([[-1, 4], [0.5, 1]], np.float32), np.array([[0, 5]], np.float32)]
-    write_minari(tmp_path / "raw", BOX, actions, "raw")
+    write_minari(tmp_path / "raw", BOX, actions, stored)
     assert main(["minari", str(tmp_path / "raw"), str(tmp_path / "made"), "--fps", "10"]) == 0
     dataset = Dataset.open(tmp_path / "made")
     assert dataset.rows(0)["axes"].tolist() == [[0, 0], [-1, 1], [0.5, -0.5]]
@@ -186,10 +220,11 @@ def test_what_is_wrong_with_a_minari_dataset_is_one_line(tmp_path: Path, capsys:
     assert "are a Text" in problem("--fps", "10")
     metadata.write_text(json.dumps(about | {"observation_space": json.dumps(SMALL)}))
     assert "has 0 pictures" in problem("--fps", "10")
-    metadata.write_text(json.dumps(about | {"data_format": "arrow"}))
+    metadata.write_text(json.dumps(about | {"data_format": "zarr"}))
     assert "another format" in problem("--fps", "10")
 
 
+@pytest.mark.case("D-23")
 def test_a_minari_episode_without_its_last_picture_is_bad(tmp_path: Path) -> None:
     write_minari(tmp_path / "raw", DISCRETE, [np.array([0, 1]), np.array([0, 1, 1])], "raw")
     with h5py.File(tmp_path / "raw" / "data" / "main_data.hdf5", "a") as file:
@@ -198,3 +233,17 @@ def test_a_minari_episode_without_its_last_picture_is_bad(tmp_path: Path) -> Non
     assert main(["minari", str(tmp_path / "raw"), str(tmp_path / "made"), "--fps", "10"]) == 0
     bad = json.loads((tmp_path / "made" / "import.json").read_text())["bad"]
     assert [entry["problem"] for entry in bad] == ["has 2 pictures and 2 actions; there must be one picture more"]
+
+
+@pytest.mark.case("D-23")
+def test_minari_episodes_in_arrow_that_are_cut_or_lack_a_part_are_bad(tmp_path: Path) -> None:
+    write_minari(tmp_path / "raw", DISCRETE, [np.array([0, 1]), np.array([2]), np.array([0, 1, 1])], "arrow")
+    data = tmp_path / "raw" / "data"
+    os.truncate(data / "0" / "part-0.arrow", 1000)
+    (data / "1" / "part-0.arrow").unlink()
+    assert main(["minari", str(tmp_path / "raw"), str(tmp_path / "made"), "--fps", "10"]) == 0
+    assert [clip.num_frames for clip in Dataset.open(tmp_path / "made").clips] == [4]
+    bad = json.loads((tmp_path / "made" / "import.json").read_text())["bad"]
+    assert [entry["episode"] for entry in bad] == ["episode_0", "episode_1"]
+    assert "not an Arrow file" in bad[0]["problem"]
+    assert "a part is lost" in bad[1]["problem"]

@@ -114,6 +114,7 @@ def write_file(folder: Path, file: int, members: tuple[int, ...], image: bool) -
 
 
 @pytest.mark.parametrize("view", [TOP, SIDE])
+@pytest.mark.case("D-23")
 def test_episodes_come_out_of_shared_files_with_action_t_before_frame_t_plus_1(tmp_path: Path, view: str) -> None:
     write_dataset(tmp_path / "raw")
     assert main(["lerobot", str(tmp_path / "raw"), str(tmp_path / "made"), "--view", view]) == 0
@@ -163,6 +164,7 @@ def test_what_is_wrong_with_a_whole_dataset_is_one_line(tmp_path: Path, capsys: 
     assert "range of the actions" in problem("--view", TOP)
 
 
+@pytest.mark.case("D-23")
 def test_bad_episodes_are_named_and_the_others_come(tmp_path: Path) -> None:
     write_dataset(tmp_path / "raw")
     table = parquet.read_table(tmp_path / "raw/data/chunk-000/file-000.parquet")

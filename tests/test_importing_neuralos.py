@@ -56,6 +56,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return dataset.read(0)
 
 
+@pytest.mark.case("D-23")
 def test_row_i_is_what_led_to_frame_i(sample: Sample) -> None:
     assert sample.video is not None
     assert [read_number(frame) for frame in sample.video] == list(range(T))
@@ -90,6 +91,7 @@ def test_every_name_has_one_physical_code() -> None:
     assert len(set(CODES)) == len(CODES)
 
 
+@pytest.mark.case("D-23")
 def test_bad_recordings_are_named_counted_and_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, proof = tmp_path / "raw", tmp_path / "was_run"
     bad = {

@@ -57,6 +57,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return dataset.read(0)
 
 
+@pytest.mark.case("D-23")
 def test_line_t_is_the_row_of_frame_t_plus_1(sample: Sample) -> None:
     assert sample.video is not None
     assert [read_number(frame) for frame in sample.video] == list(range(T))
@@ -87,6 +88,7 @@ def test_a_button_that_hangs_from_the_start_is_not_held(sample: Sample) -> None:
     assert np.flatnonzero(buttons[:, 1, HELD]).tolist() == [10]
 
 
+@pytest.mark.case("D-23")
 def test_bad_recordings_are_named(tmp_path: Path) -> None:
     raw, lines = tmp_path / "raw", [step(i) for i in range(T)]
     write(raw, "a", lines[:-1])  # the recorder stopped between a frame and its line

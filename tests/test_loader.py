@@ -102,6 +102,7 @@ def test_a_batch_is_what_the_recordings_say(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"num_workers": 1}, {"num_workers": 4}, {"cache_megabytes": 0}])
+@pytest.mark.case("D-06")
 def test_threads_and_cache_change_nothing(folder: Path, changes: dict[str, int]) -> None:
     for (a, x), (b, y) in zip(take(folder, data(), 12), take(folder, data(**changes), 12), strict=True):
         assert x == y
@@ -110,6 +111,7 @@ def test_threads_and_cache_change_nothing(folder: Path, changes: dict[str, int])
 
 @pytest.mark.case("T-03")
 @pytest.mark.parametrize("world", [2, 3, 4, 6, 12])
+@pytest.mark.case("D-08")
 def test_ranks_together_see_what_one_sees(folder: Path, world: int) -> None:
     alone = take(folder, data(), 5)
     ranks = [take(folder, data(num_workers=world % 3), 5, rank=rank, world=world) for rank in range(world)]
@@ -124,6 +126,7 @@ def test_ranks_together_see_what_one_sees(folder: Path, world: int) -> None:
             assert torch.equal(part.given.action.axes, whole.given.action.axes[rank::world])
 
 
+@pytest.mark.case("D-07")
 def test_every_sample_comes_once_an_epoch_over_ranks_and_threads(folder: Path) -> None:
     total = open_batches(data(), folder, 0, 1, 5).num_windows
     assert total == sum(
@@ -140,6 +143,7 @@ def test_every_sample_comes_once_an_epoch_over_ranks_and_threads(folder: Path) -
         assert set(names.values()) == {1}
 
 
+@pytest.mark.case("D-09", "D-10")
 def test_resuming_anywhere_any_number_of_times_continues_the_stream(folder: Path) -> None:
     straight = [batch for batch, _ in take(folder, data(), 24)]
     for stops in ((1,), (7,), (1, 1, 2), (0, 3, 9, 5), (23,)):
@@ -153,6 +157,21 @@ def test_resuming_anywhere_any_number_of_times_continues_the_stream(folder: Path
         assert all(equal(a, b) for a, b in zip(seen, straight, strict=True))
 
 
+@pytest.mark.case("D-08", "D-11")
+def test_a_stream_goes_on_at_every_other_number_of_ranks_and_threads(folder: Path) -> None:
+    """One batch at a time: 1, 2, 3, 4, 6 and 8 ranks with 0 to 3 threads take turns along one stream."""
+    config, cursor = data(global_batch_size=24), 0
+    for step, (whole, after) in enumerate(take(folder, config, 6)):
+        world = (1, 2, 3, 4, 6, 8)[step]
+        changed = dataclasses.replace(config, num_workers=step % 4)
+        parts = [take(folder, changed, 1, cursor=cursor, rank=rank, world=world)[0] for rank in range(world)]
+        assert {cursor for _, cursor in parts} == {after}
+        for rank, (part, _) in enumerate(parts):
+            assert part.sample_ids == whole.sample_ids[rank::world]
+        cursor = after
+
+
+@pytest.mark.case("D-09")
 def test_the_cursor_counts_consumed_not_prefetched_batches(folder: Path) -> None:
     batches = stream(folder, data(num_workers=3))
     assert [cursor for _, cursor in itertools.islice(batches, 3)] == [12, 24, 36]
@@ -175,6 +194,7 @@ def test_closing_or_dropping_the_iterator_ends_its_threads(folder: Path) -> None
 
 
 @pytest.mark.parametrize("num_shards", [1, 3, 7])
+@pytest.mark.case("D-13")
 def test_however_many_shards_every_rank_gets_as_many_batches_as_the_others(tmp_path: Path, num_shards: int) -> None:
     """Batches of 24 on any number of ranks that divides it and any number of threads; the others are refused."""
     numbers = iter(range(14))
@@ -216,6 +236,7 @@ def damage(folder: Path, clip: int) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.case("D-18")
 def test_a_bad_clip_ends_a_strict_run_with_its_place(tmp_path: Path, num_workers: int) -> None:
     damage(make_dataset(tmp_path, "latents"), 4)
     with pytest.raises(DataError, match=r"1.tar, clip-4.actions.npz at byte \d+: checksum"):
@@ -246,6 +267,7 @@ def test_a_bad_clip_is_skipped_counted_and_named_and_changes_no_other_sample(
         assert all(part.sample_ids == whole.sample_ids[rank::2] for rank, (part, _) in enumerate(parts))
 
 
+@pytest.mark.case("D-05")
 def test_more_bad_clips_than_the_budget_end_the_run(tmp_path: Path) -> None:
     make_dataset(tmp_path, "latents")
     for clip in (0, 1, 2, 4, 5):
@@ -254,6 +276,7 @@ def test_more_bad_clips_than_the_budget_end_the_run(tmp_path: Path) -> None:
         take(tmp_path, data(bad_samples=Skip(budget=0.25)), 24)
 
 
+@pytest.mark.case("D-08")
 def test_what_cannot_be_loaded_is_refused_before_the_start(folder: Path) -> None:
     with pytest.raises(ValueError, match="12 does not divide among 5 ranks"):
         open_batches(data(), folder, 0, 5, 0)

@@ -16,6 +16,7 @@ ALL = Counter((clip, window) for clip, n in enumerate(n for shard in SHARDS for 
 
 @pytest.mark.parametrize("num_readers", [1, 2, 3, 5, 8, 28, 40])
 @pytest.mark.parametrize("block_clips", [1, 2, 100])
+@pytest.mark.case("D-07")
 def test_every_window_comes_once_in_each_epoch(num_readers: int, block_clips: int) -> None:
     order = Order(SHARDS, seed=3, num_readers=num_readers, block_clips=block_clips)
     assert order.num_windows == TOTAL
@@ -25,6 +26,7 @@ def test_every_window_comes_once_in_each_epoch(num_readers: int, block_clips: in
         assert Counter(sample[1:] for sample in samples) == ALL
 
 
+@pytest.mark.case("D-07")
 def test_epochs_and_seeds_differ_and_calls_do_not() -> None:
     order, again = Order(SHARDS, seed=0), Order(SHARDS, seed=0)
     first = [order.sample(i)[1:] for i in range(TOTAL)]

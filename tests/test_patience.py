@@ -39,6 +39,22 @@ def flaky(monkeypatch: pytest.MonkeyPatch, share: float, code: int, times: int) 
     return failed
 
 
+def stalling(monkeypatch: pytest.MonkeyPatch, share: float, seconds: float) -> list[int]:
+    """From now on `share` of the places that are read take `seconds` when they are read first; returns those that did."""
+    seen, stalled, real, sleep = set(), [], os.pread, time.sleep
+
+    def pread(handle: int, size: int, offset: int) -> bytes:
+        if offset not in seen:
+            seen.add(offset)
+            if random.Random(offset).random() < share:  # whatever thread comes first
+                stalled.append(offset)
+                sleep(seconds)
+        return real(handle, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    return stalled
+
+
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_one_read_in_five_that_fails_once_changes_no_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
@@ -55,6 +71,24 @@ def test_one_read_in_five_that_fails_once_changes_no_batch(
         assert a.sample_ids == b.sample_ids
         assert torch.equal(a.latents, b.latents)
         assert torch.equal(a.given.action.keys, b.given.action.keys)
+
+
+@pytest.mark.case("D-15")
+@pytest.mark.parametrize("seconds", [0.05, pytest.param(2.0, marks=pytest.mark.slow)])
+def test_reads_that_stall_and_fail_lose_repeat_and_reorder_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """One place in five fails once, one in twenty takes `seconds` once, as a tired network storage does it."""
+    make_dataset(tmp_path, "latents", (12, 11))
+    smooth = [batch for batch, _ in itertools.islice(open_batches(data(), tmp_path, 0, 1, 3)(0), 12)]
+    failed = flaky(monkeypatch, 0.2, errno.EIO, times=1)
+    stalled = stalling(monkeypatch, 0.05, seconds)
+    batches = open_batches(data(num_workers=3), tmp_path, 0, 1, 3)
+    rough = [batch for batch, _ in itertools.islice(batches(0), 12)]
+    assert len(stalled) >= 2
+    assert batches.dataset.patience.retries == len(failed) > 3
+    assert [batch.sample_ids for batch in rough] == [batch.sample_ids for batch in smooth]
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(smooth, rough, strict=True))
 
 
 def test_a_read_that_goes_on_failing_ends_with_its_file_and_what_to_do(

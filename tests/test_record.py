@@ -90,6 +90,7 @@ def test_what_is_held_is_presses_minus_releases_from_an_idle_first_row(sample: S
     assert sample.actions["buttons"][..., PRESSED].sum() > 3
 
 
+@pytest.mark.case("D-20")
 def test_scripted_controls_are_the_rows(environment: DesktopSim) -> None:
     tap = (Event("press", "KeyO"), Event("release", "KeyO"))
     steps = [Controls((5, 6)), Controls((90, 3), (Event("press", "left"),)), Controls((80, 9), tap)]

@@ -90,6 +90,7 @@ def test_an_address_gives_the_batches_of_the_folder_and_the_next_run_asks_for_no
     assert alike(mixed, take(data("served", mixture=(MixturePart(folder="served", weight=2.0),)), tmp_path))
 
 
+@pytest.mark.case("D-15")
 def test_a_server_that_stalls_fails_and_cuts_off_changes_no_batch(
     server: ShardServer, tmp_path: Path, small_blocks: int, caplog: pytest.LogCaptureFixture
 ) -> None:

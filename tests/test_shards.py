@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import errno
+import gc
 import io
 import json
 import multiprocessing
@@ -106,6 +107,7 @@ def test_one_thread_at_a_time_is_in_the_parser(tmp_path: Path, monkeypatch: pyte
     assert most == 1
 
 
+@pytest.mark.case("D-24")
 def test_unmodified_webdataset_reads_our_shards(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, "latents")
     urls = [str(tmp_path / entry.name) for entry in dataset.manifest.shards]
@@ -132,6 +134,7 @@ def test_latents_made_from_a_recording_keep_what_changed(tmp_path: Path) -> None
     assert copied.changed[0] == 0
 
 
+@pytest.mark.case("D-01")
 def test_every_truncation_is_named_and_no_half_sample_is_read(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, "latents", (4,))
     shard = tmp_path / "000.tar"
@@ -156,6 +159,7 @@ def test_every_truncation_is_named_and_no_half_sample_is_read(tmp_path: Path) ->
                     damaged.read(number)
 
 
+@pytest.mark.case("D-02")
 def test_every_flipped_bit_is_found_when_it_is_first_read(tmp_path: Path) -> None:
     make_dataset(tmp_path, "video", (1,))
     shard = tmp_path / "000.tar"
@@ -171,6 +175,7 @@ def test_every_flipped_bit_is_found_when_it_is_first_read(tmp_path: Path) -> Non
                 Dataset.open(tmp_path).read(0)
 
 
+@pytest.mark.case("D-02")
 def test_every_damaged_header_is_found_by_verify(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, "latents", (1,))
     shard = tmp_path / "000.tar"
@@ -206,6 +211,7 @@ def malformed() -> Iterator[tuple[str, bytes, str]]:
 @pytest.mark.parametrize(
     ("name", "data", "says"), malformed(), ids=lambda value: value if isinstance(value, str) else ""
 )
+@pytest.mark.case("D-04")
 def test_malformed_tars_are_refused_in_one_line(tmp_path: Path, name: str, data: bytes, says: str) -> None:
     (tmp_path / "x.tar").write_bytes(data)
     with pytest.raises(DataError, match=says) as error:
@@ -245,6 +251,7 @@ def test_a_folder_without_manifest_or_of_another_version_is_refused(tmp_path: Pa
         Dataset.open(tmp_path)
 
 
+@pytest.mark.case("D-14")
 def test_a_missing_and_a_rewritten_shard_are_named(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     write_shard(tmp_path / "001.tar", [make_sample(9)])
@@ -280,6 +287,7 @@ def write_and_die(path: Path) -> None:
     write_shard(path, samples())
 
 
+@pytest.mark.case("D-16")
 def test_a_killed_writer_is_cleaned_up_after(tmp_path: Path) -> None:
     writer = multiprocessing.get_context("fork").Process(target=write_and_die, args=(tmp_path / "0.tar",))
     writer.start()
@@ -297,3 +305,15 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"no space left to write .*0.tar; make room"):
         write_shard(tmp_path / "0.tar", full())
+
+
+def test_few_files_stay_open_however_many_shards_there_are(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, "latents", (1,) * 70)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for clip in range(70):
+            assert dataset.rows(clip)["pointer"].shape[0] == dataset.clips[clip].num_frames
+    assert 32 < len(os.listdir("/proc/self/fd")) - before <= 64
+    del dataset
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before

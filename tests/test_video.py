@@ -20,12 +20,14 @@ def frames() -> np.ndarray:
 
 
 @pytest.mark.parametrize("fps", [10.0, 7.5, 15.0, 29.97, 60.0])
+@pytest.mark.case("D-22")
 def test_lossless_is_exact_at_every_rate(frames: np.ndarray, fps: float) -> None:
     data = video.encode(frames, fps)
     assert np.array_equal(video.decode(data), frames)
     assert np.array_equal(video.decode(data, 13, 4), frames[13:17])
 
 
+@pytest.mark.case("D-22")
 def test_every_window_is_exactly_its_frames(frames: np.ndarray) -> None:
     data = video.encode(frames, 10.0)
     for start in range(T):
@@ -42,6 +44,7 @@ def test_odd_sizes_and_one_frame() -> None:
     assert np.array_equal(video.decode(video.encode(frames, 10.0)), frames)
 
 
+@pytest.mark.case("D-22")
 def test_yuv444_is_smaller_and_keeps_saturated_colours() -> None:
     rng = np.random.default_rng(2)
     blocks = rng.choice(np.array([0, 255], np.uint8), (1, 8, 12, 3)).repeat(8, 1).repeat(8, 2)

@@ -126,6 +126,7 @@ def test_an_icon_opens_what_it_stands_for(shared: X11Desktop) -> None:
 @needs_applications
 @needs_landlock
 @pytest.mark.slow
+@pytest.mark.case("D-20")
 def test_the_cursor_of_every_application_is_where_the_rows_say(shared: X11Desktop) -> None:
     shared.reset(seed=3)
     rng = np.random.default_rng(0)
@@ -172,6 +173,7 @@ def test_a_program_that_is_closed_is_no_death_and_the_last_one_ends_the_episode(
 
 @needs_applications
 @needs_landlock
+@pytest.mark.case("D-21")
 def test_an_application_that_is_killed_costs_its_episode_and_leaves_nothing() -> None:
     environment = X11DesktopConfig(programs=(programs.EDITOR,)).build()
     environment.reset(seed=1)
@@ -270,6 +272,7 @@ def _clip(sample: Sample, times: list[float]) -> Clip:
 @needs_applications
 @needs_landlock
 @pytest.mark.slow
+@pytest.mark.case("D-20")
 def test_frames_by_the_clock_are_at_most_five_milliseconds_late() -> None:
     if os.getloadavg()[0] > 0.7 * (os.cpu_count() or 1):
         pytest.skip(f"the machine is busy (load {os.getloadavg()[0]:.1f}): lateness would be the others'")

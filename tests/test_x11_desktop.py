@@ -96,6 +96,7 @@ def wait_until_gone(pids: list[int], folder: Path) -> None:
 
 
 @needs_programs
+@pytest.mark.case("D-20")
 def test_the_cursor_is_in_the_frame_where_it_was_sent(shared: X11Desktop, small: X11Desktop) -> None:
     rng = np.random.default_rng(0)
     for environment, width, height in ((shared, 256, 192), (small, 128, 96)):
@@ -195,6 +196,7 @@ def test_a_recording_is_a_whole_sample(small: X11Desktop) -> None:
 
 @needs_programs
 @pytest.mark.parametrize("victim", ["Xvfb", "openbox", "xterm", "dbus-daemon"])
+@pytest.mark.case("D-21")
 def test_a_death_is_an_error_with_a_name_and_the_next_episode_begins(victim: str) -> None:
     environment = CONFIG.build()
     _, info = environment.reset(seed=1)

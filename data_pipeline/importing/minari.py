@@ -1,11 +1,10 @@
-"""Minari datasets with pictures: `metadata.json` and `data/main_data.hdf5`, one group an episode, one observation more
-than actions. Action t led from observation t to observation t + 1, so it is the row of frame t + 1.
+"""Minari datasets with pictures, in either of their storages (minari_storage.py). There is one observation more than
+actions: action t led from observation t to observation t + 1, so it is the row of frame t + 1.
 
 A Discrete action is a key that is held while it is done, Digit0 for the first, as in the environment that
 data_pipeline/environments/gymnasium_world.py makes of such a space; a Box is axes, its bounds brought to [-1, 1].
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.environments.gymnasium_world import KEYS
-from data_pipeline.importing.hdf5 import array, length, open_hdf5
+from data_pipeline.importing.minari_storage import STORAGES, Picture, Stored
 from data_pipeline.importing.recording import (
     BadEpisode,
     Episode,
@@ -49,12 +47,10 @@ def open_minari(folder: Path, view: str = "") -> Source:
     about = _metadata(folder)
     picture = _picture(_space(about, "observation_space"), view)
     actions = _actions(_space(about, "action_space"))
-    path = folder / "data" / "main_data.hdf5"
-    with open_hdf5(path) as file:
-        groups = sorted((name for name in file if name.startswith("episode_")), key=_number)
-    episodes = [_episode(path, group, picture, actions) for group in groups]
+    storage = STORAGES[about.get("data_format", "hdf5")]
+    episodes = [_episode(name, read, actions) for name, read in storage(folder / "data", picture)]
     kept: dict[str, Any] = {name: about[name] for name in _KEPT if name in about}
-    return Source(actions.space, episodes, {"name": folder.name, "view": picture, **kept})
+    return Source(actions.space, episodes, {"name": folder.name, "view": picture.path, **kept})
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -65,8 +61,8 @@ def _metadata(folder: Path) -> dict[str, Any]:
         raise DataError(f"has no data/{METADATA}: it is not a Minari dataset") from None
     except ValueError as error:
         raise DataError(f"{place.name} cannot be read: {error}") from None
-    if not isinstance(about, dict) or about.get("data_format", "hdf5") != "hdf5":
-        raise DataError(f"{place.name} says the data are in another format than hdf5, which is the one that this reads")
+    if not isinstance(about, dict) or about.get("data_format", "hdf5") not in STORAGES:
+        raise DataError(f"{place.name} says the data are in another format than {' or '.join(STORAGES)}")
     return about
 
 
@@ -82,14 +78,15 @@ def _space(about: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _picture(space: dict[str, Any], wanted: str) -> str:
-    """The path of the observation that is a picture, "observations" or "observations/name"."""
+def _picture(space: dict[str, Any], wanted: str) -> Picture:
+    """The observation that is a picture, "observations" or "observations/name"."""
     views = dict(_pictures(space, "observations"))
     if wanted and f"observations/{wanted}" not in views:
         raise DataError(f"has no picture {wanted!r}; it has {', '.join(views) or 'none'}")
     if not wanted and len(views) != 1:
         raise DataError(f"has {len(views)} pictures ({', '.join(views)}); choose one with --view")
-    return f"observations/{wanted}" if wanted else next(iter(views))
+    path = f"observations/{wanted}" if wanted else next(iter(views))
+    return Picture(path, views[path])
 
 
 def _pictures(space: dict[str, Any], path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -139,27 +136,17 @@ def _axes(low: np.ndarray, high: np.ndarray) -> _Actions:
     return _Actions(ActionSpace(pointer="none", axes=tuple(f"axis.{i}" for i in range(len(low)))), rows)
 
 
-def _number(group: str) -> tuple[int, str]:
-    digits = group.rpartition("_")[2]
-    return (int(digits) if digits.isdecimal() else 0, group)
+def _episode(name: str, read: Callable[[], Stored], actions: _Actions) -> Episode:
+    return Episode(name, lambda: _open(read(), actions))
 
 
-def _episode(path: Path, group: str, picture: str, actions: _Actions) -> Episode:
-    return Episode(group, lambda: _open(path, group, picture, actions))
-
-
-def _open(path: Path, group: str, picture: str, actions: _Actions) -> Recording:
-    with open_hdf5(path) as file:
-        done = array(file, f"{group}/actions")
-        seen = length(file, f"{group}/{picture}")
-        seed = file[group].attrs.get("seed")
-    if seen != len(done) + 1:
-        raise BadEpisode(f"has {seen} pictures and {len(done)} actions; there must be one picture more")
-    rows = _rows(done, actions)
-    meta = {} if seed is None else {"seed": int(seed)}
-    return Recording(
-        0.0, np.arange(seen, dtype=np.float64), lambda: _frames(path, f"{group}/{picture}", seen), rows, meta
-    )
+def _open(stored: Stored, actions: _Actions) -> Recording:
+    seen = stored.num_pictures
+    if seen != len(stored.actions) + 1:
+        raise BadEpisode(f"has {seen} pictures and {len(stored.actions)} actions; there must be one picture more")
+    rows = _rows(stored.actions, actions)
+    meta = {} if stored.seed is None else {"seed": stored.seed}
+    return Recording(0.0, np.arange(seen, dtype=np.float64), stored.frames, rows, meta)
 
 
 def _rows(done: np.ndarray, actions: _Actions) -> Rows:
@@ -168,23 +155,3 @@ def _rows(done: np.ndarray, actions: _Actions) -> Rows:
     for name, values in actions.rows(done).items():
         idle[name][1:] = values
     return idle
-
-
-def _frames(path: Path, name: str, count: int) -> Iterator[np.ndarray]:
-    """A file is opened once for all frames; each is read by itself, because an episode may not fit into memory."""
-    with open_hdf5(path) as file:
-        for i in range(count):
-            yield _rgb(array(file, name, slice(i, i + 1))[0], i)
-
-
-def _rgb(stored: np.ndarray, i: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 from an array as it is, grey or coloured, or from the bytes of a JPEG."""
-    if stored.ndim == 1:
-        try:
-            return np.array(Image.open(io.BytesIO(stored.astype(np.uint8).tobytes())).convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise BadEpisode(f"picture {i} is not a JPEG: {error}") from None
-    grey = stored[..., None] if stored.ndim == 2 else stored
-    if grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.dtype != np.uint8:
-        raise BadEpisode(f"picture {i} is {stored.dtype} {stored.shape}, need uint8 (height, width, 1 or 3)")
-    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))

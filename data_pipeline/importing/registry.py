@@ -29,7 +29,7 @@ IMPORTERS = {
     "video2dataset": Importer(open_video2dataset, "a tar with key.mp4 and key.txt or key.json, or a folder of such"),
     "lerobot": Importer(open_lerobot, "a folder with a LeRobot dataset v3.0", has_views=True),
     "minari": Importer(
-        open_minari, "a folder with a Minari dataset in HDF5 that has pictures; needs --fps", has_views=True
+        open_minari, "a folder with a Minari dataset that has pictures, in HDF5 or Arrow; needs --fps", has_views=True
     ),
     "csgo": Importer(open_csgo, "a folder with DIAMOND's Counter-Strike files, *.hdf5"),
     "fastvideo": Importer(open_fastvideo, "a parquet file of FastVideo with latents, or a folder of such"),
