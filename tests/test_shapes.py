@@ -35,6 +35,7 @@ WORLDS = {
         height=34, width=41, size=9, speed=3, num_frames=6, colours=tuple(COLOURS), shapes=SHAPES
     ),
     "smallest, slow": ShapesConfig(height=26, width=31, size=8, speed=1, num_frames=11, colours=("white", "purple")),
+    "on the grid of a tokenizer": ShapesConfig(size=12, speed=4, snap=4, num_frames=5),
     "large": ShapesConfig(height=66, width=58, size=15, speed=4, num_frames=7, shapes=("cross", "circle")),
 }
 
@@ -50,6 +51,22 @@ def test_what_is_drawn_is_read_back(name: str) -> None:
         assert Claim.of(str(scene.claim)) == scene.claim
         seen |= {scene.claim.direction, scene.claim.depth, scene.claim.mover.shape}
     assert seen == {*DIRECTIONS, *DEPTHS, *world.shapes}
+
+
+def test_figures_stand_on_the_grid() -> None:
+    world, rng, apart = (
+        ShapesConfig(width=37, height=43, size=10, speed=6, snap=3, num_frames=4),
+        np.random.default_rng(4),
+        set(),
+    )
+    for _ in range(60):
+        scene = draw_scene(world, rng)
+        places = np.array([scene.place, *(scene.at(frame, world.speed) for frame in range(world.num_frames))])
+        assert (places % 3 == 0).all()
+        assert (places >= 0).all()
+        assert (places + world.size <= (world.width, world.height)).all()
+        apart |= {tuple(sorted(abs(places[0] - places[1])))}
+    assert apart == {(0, 12), (3, 12)}
 
 
 def test_a_clip_that_a_model_blurred_is_still_read() -> None:
@@ -167,6 +184,8 @@ def test_captions_and_worlds_that_make_no_sense_are_refused() -> None:
         ShapesConfig(num_frames=5)
     with pytest.raises(ValueError, match="no room"):
         ShapesConfig(height=20)
+    with pytest.raises(ValueError, match="snap 4 must be at least 1 and divide speed 6"):
+        ShapesConfig(speed=6, snap=4)
     with pytest.raises(ValueError, match="at least two colours"):
         ShapesConfig(colours=("red",))
     with pytest.raises(ValueError, match="name each at most once"):

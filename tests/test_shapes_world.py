@@ -48,4 +48,4 @@ def test_from_recordings_to_a_clip(tmp_path: Path, capsys: pytest.CaptureFixture
     clip = tmp_path / "clip.mp4"
     caption = "a red circle moves left behind a green square"
     assert draw.main([str(root / "artifact"), caption, "--out", str(clip), "--enlarge", "1"]) == 0
-    assert decode(clip.read_bytes(), 0, 6).shape == (6, 32, 32, 3)
+    assert decode(clip.read_bytes(), 0, 5).shape == (5, 32, 32, 3)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from wm.conditioning.text import ByteTextConfig, PretrainedTextConfig, byte_numbers
 from wm.config import ConfigError, from_dict
+from wm.tags import is_hidden_matrix
 
 CAPTIONS = ("a red circle", "", "grün und blau", "a red circle moves left")
 WIDTH = 24
@@ -168,6 +169,15 @@ def test_frozen_weights_stay_whoever_turns_gradients_on() -> None:
     trained(captions).tokens.square().sum().backward()
     assert all(parameter.grad is not None for parameter in trained.parameters())
     frozen.load_state_dict(trained.state_dict())
+
+
+def test_the_tables_of_the_byte_encoder_are_no_matrices_of_muon() -> None:
+    encoder = ByteTextConfig(width=WIDTH, num_heads=3).build()
+    tables = {name for name, p in encoder.named_parameters() if p.ndim == 2 and not is_hidden_matrix(p)}
+    assert tables == {
+        "stack.embed_tokens.weight",
+        "stack.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    }
 
 
 def test_an_encoder_that_cannot_be_is_a_config_error() -> None:

@@ -89,6 +89,7 @@ class ShapesConfig:
     width: int = 32
     size: int = 9  # pixels of a figure, a side
     speed: int = 2  # pixels a frame
+    snap: int = 1  # pixels between the places of a figure: with a tokenizer's stride it looks the same to it anywhere
     num_frames: int = 8  # of an episode
     fps: float = 6.0
     colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
@@ -105,10 +106,14 @@ class ShapesConfig:
                 f"size {self.size} (at least 8, or shapes look alike), speed {self.speed} (at least 1) or "
                 f"fps {self.fps} (above 0) is too small"
             )
-        if self.travel < self.size + 2:
+        if self.snap < 1 or self.speed % self.snap:
+            raise ValueError(
+                f"snap {self.snap} must be at least 1 and divide speed {self.speed}, or a figure leaves the grid that it stands on"
+            )
+        if self.travel < self.furthest:
             raise ValueError(
                 f"in {self.num_frames} frames at speed {self.speed} a figure of {self.size} pixels comes {self.travel} "
-                f"pixels far and never wholly meets the other: give at least {-(-(self.size + 2) // self.speed) + 1} frames"
+                f"pixels far and never wholly meets the other: give at least {-(-self.furthest // self.speed) + 1} frames"
             )
         if min(self.height, self.width) < self.room:
             raise ValueError(
@@ -122,9 +127,14 @@ class ShapesConfig:
         return self.speed * (self.num_frames - 1)
 
     @property
+    def furthest(self) -> int:
+        """Pixels from the mover to the other in the first frame, at most."""
+        return -(-(self.size + 2) // self.snap) * self.snap
+
+    @property
     def room(self) -> int:
         """Pixels that the way takes at most, a side."""
-        return self.size + max(self.travel, self.size + 2)
+        return self.size + max(self.travel, self.furthest)
 
     def build(self) -> "Shapes":
         return Shapes(self)
@@ -152,12 +162,19 @@ def draw_scene(config: ShapesConfig, rng: np.random.Generator) -> Scene:
     direction = list(DIRECTIONS)[int(rng.integers(len(DIRECTIONS)))]
     depth = DEPTHS[int(rng.integers(len(DEPTHS)))]
     dx, dy = DIRECTIONS[direction]
+    snap = config.snap
     along, across = config.size + int(rng.integers(3)), int(rng.integers(-(config.size // 3), config.size // 3 + 1))
+    along, across = -(-along // snap) * snap, int(across / snap) * snap  # never nearer, never further aside
     # From the mover to the other, and all places that must be on the screen, seen from the mover's start.
     offset = (dx * along + abs(dy) * across, dy * along + abs(dx) * across)
     needed = [(0, 0), offset, (dx * config.travel, dy * config.travel)]
     start = tuple(
-        int(rng.integers(-min(n[axis] for n in needed), length - config.size - max(n[axis] for n in needed) + 1))
+        snap
+        * int(
+            rng.integers(
+                -min(n[axis] for n in needed) // snap, (length - config.size - max(n[axis] for n in needed)) // snap + 1
+            )
+        )
         for axis, length in enumerate((config.width, config.height))
     )
     claim = Claim(Figure(first, shapes[0]), Figure(second, shapes[1]), direction, depth)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wm.config import Kind, config
+from wm.tags import tagged
 
 # In front of the bytes in ByT5's vocabulary (Xue et al. 2022, arXiv:2105.13626): padding, end, unknown.
 _PADDING, _END, _NUM_SPECIAL = 0, 1, 3
@@ -91,6 +92,10 @@ class ByteText(nn.Module):
             torch.manual_seed(config.seed)
             # The stack alone: the model around it holds the same embedding under a second name.
             self.stack = T5EncoderModel(sizes).encoder
+        # Tables, a row for each byte and each distance: not matrices from hidden to hidden.
+        for part in self.stack.modules():
+            if isinstance(part, nn.Embedding):
+                tagged(part, hidden=False)
         if not config.trained:
             _make_buffers(self.stack)
 
