@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,14 @@ def test_what_cannot_be_punished_is_said_in_a_line(tmp_path: Path, capsys: pytes
 
 
 # --- a training on Ray -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prompt_workers() -> Iterator[None]:
+    """Ray's own workers have niceness 15: they wait for whatever else there is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
 
 
 @pytest.fixture(scope="module")
