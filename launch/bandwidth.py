@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 MEET_SECONDS = 10.0  # for two nodes to find each other, and for each reduction
+PAIR_SECONDS = 25.0  # for both to say how it went: gloo tries more than once, and a process of Ray's has to start
 TOTAL_SECONDS = 30.0  # after which no more pairs are asked
 SIZE = 4 << 20  # bytes that are reduced at a time
 LOOK_SECONDS = 0.25  # of reductions, about

@@ -89,10 +89,11 @@ def asked_everywhere(root: Path) -> tuple[list[Facts], list[Link]]:
     def meet(pairs: Sequence[tuple[int, int]], mark: str) -> list[Link]:
         who = [there[number] for pair in pairs for number in pair]
         told = [[store.host, store.port, f"{mark}/{pair}", rank] for pair in pairs for rank in (0, 1)]
-        answers = everywhere.on_nodes(who, bandwidth.reduce_with, told)
+        answers = everywhere.answers(who, bandwidth.reduce_with, told, bandwidth.PAIR_SECONDS)
+        said = [(0.0, everywhere.line(answer)) if isinstance(answer, Exception) else answer for answer in answers]
         return [
-            Link(*pair, min(answers[2 * i][0], answers[2 * i + 1][0]), answers[2 * i][1] or answers[2 * i + 1][1])
-            for i, pair in enumerate(pairs)
+            Link(*pair, min(one[0], other[0]), one[1] or other[1])
+            for pair, one, other in zip(pairs, said[::2], said[1::2], strict=True)
         ]
 
     links = bandwidth.every_pair(len(there), meet)

@@ -29,18 +29,36 @@ def on_nodes(
     seconds: float = NODE_SECONDS,
 ) -> list[Any]:
     """What `function` returns on each of `nodes` with its own arguments, all at once; ConfigError where one is silent."""
+    found = answers(nodes, function, arguments, seconds)
+    for node, answer in zip(nodes, found, strict=True):
+        if isinstance(answer, RayError):
+            raise ConfigError(f"{node.host} gave no answer in {seconds:g} s: {line(answer)}") from answer
+    return found
+
+
+def answers(
+    nodes: Sequence[Node], function: Callable[..., Any], arguments: Sequence[Sequence[Any]], seconds: float
+) -> list[Any]:
+    """As `on_nodes`, with the error in place of what a node did not answer."""
     remote = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = [
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*given)
         for node, given in zip(nodes, arguments, strict=True)
     ]
+    ray.wait(asked, num_returns=len(asked), timeout=seconds)
+    return [_answer(reference) for reference in asked]
+
+
+def _answer(reference: Any) -> Any:
     try:
-        return list(ray.get(asked, timeout=seconds))
+        return ray.get(reference, timeout=0)
     except RayError as error:
-        names, reason = ", ".join(node.host for node in nodes), (str(error).strip().splitlines() or [""])[0]
-        raise ConfigError(
-            f"a node of {names} gave no answer in {seconds:g} s: {type(error).__name__}: {reason}"
-        ) from error
+        ray.cancel(reference, force=True)
+        return error
+
+
+def line(error: RayError) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def own_address() -> str:

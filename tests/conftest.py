@@ -1,22 +1,23 @@
-"""What tests of several files start from, and the table of reliability cases (cases.py)."""
+"""What tests of several files start from, and the table of reliability cases (case_table.py)."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cases import CaseTable
+from tests.case_table import CaseTable
 from tests.playing import Served, desktop_game, served
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", type=Path, help="write the table of reliability cases to this file")
+    parser.addoption("--case-results", type=Path, help="keep in this file how their tests ended, over several runs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    path = config.getoption("--cases")
-    if path is not None:
-        config.pluginmanager.register(CaseTable(path))
+    path, results = config.getoption("--cases"), config.getoption("--case-results")
+    if path is not None or results is not None:
+        config.pluginmanager.register(CaseTable(path, results))
 
 
 @pytest.fixture

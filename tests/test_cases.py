@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import case_table
 from tests.cases import CASES, REMARKS, Proof, table
 
 pytest_plugins = ("pytester",)
@@ -59,7 +60,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_the_table_says_how_tests_ended(pytester: pytest.Pytester):
     pytester.makeconftest(
-        "from pathlib import Path\nfrom tests.cases import CaseTable\n"
+        "from pathlib import Path\nfrom tests.case_table import CaseTable\n"
         "def pytest_configure(config):\n    config.pluginmanager.register(CaseTable(Path('table.md')))\n"
     )
     pytester.makepyfile(PROGRAM)
@@ -70,8 +71,39 @@ def test_the_table_says_how_tests_ended(pytester: pytest.Pytester):
     assert found["T-01"][1:] == ["pass", f"`{name}three` (3)"]
     assert [found[case][1] for case in ("T-02", "T-03", "C-12")] == ["**fail**"] * 3
     assert found["C-13"][1:] == ["skipped", f"`{name}not_here`; skipped: no such machine"]
-    assert found["L-14"][1:] == ["not run", ""]
+    assert found["L-14"][1:] == ["not run", f"`{name}left_out` (1 not run)"]
     assert found["T-11"][1:] == ["no test", REMARKS["T-11"]]
+
+
+SECOND = PROGRAM.replace("assert False", "pass").replace("def test_good(): pass", "def test_good(): assert False")
+
+
+def test_several_runs_make_one_table_that_says_when_they_were(pytester: pytest.Pytester, monkeypatch):
+    pytester.makeconftest(
+        "from pathlib import Path\nfrom tests.case_table import CaseTable\ndef pytest_configure(config):\n"
+        "    config.pluginmanager.register(CaseTable(Path('table.md'), Path('results.json')))\n"
+    )
+    name = "test_several_runs_make_one_table_that_says_when_they_were.py"
+    monkeypatch.setattr(case_table, "commit", lambda: "aaaa")
+    pytester.makepyfile(PROGRAM)
+    pytester.runpytest("-m", "not slow")
+    monkeypatch.setattr(case_table, "commit", lambda: "bbbb")
+    pytester.makepyfile(SECOND)
+    pytester.runpytest("-k", "bad or left_out")
+    pytester.runpytest("--collect-only")
+    text = (pytester.path / "table.md").read_text()
+    assert "Tests ran at commit aaaa" in text
+    found = rows(text)
+    assert found["T-02"][1:] == ["pass", f"`{name}::test_bad` (at bbbb)"]
+    assert found["T-03"][1:] == ["pass", f"`{name}::test_bad` (at bbbb), `{name}::test_good`"]
+    assert found["L-14"][1:] == ["pass", f"`{name}::test_left_out` (at bbbb)"]
+    assert found["C-12"][1] == "**fail**"
+    pytester.makepyfile(SECOND.replace("def test_three(n)", "def test_other(n)"))
+    pytester.runpytest("--collect-only")
+    assert rows((pytester.path / "table.md").read_text())["T-01"][1:] == [
+        "not run",
+        f"`{name}::test_other` (3 not run)",
+    ]
 
 
 def test_a_remark_makes_a_pass_partial():
@@ -81,7 +113,7 @@ def test_a_remark_makes_a_pass_partial():
 
 def test_a_case_that_is_not_known_is_refused(pytester: pytest.Pytester):
     pytester.makeconftest(
-        "from pathlib import Path\nfrom tests.cases import CaseTable\n"
+        "from pathlib import Path\nfrom tests.case_table import CaseTable\n"
         "def pytest_configure(config):\n    config.pluginmanager.register(CaseTable(Path('table.md')))\n"
     )
     pytester.makepyfile('import pytest\n@pytest.mark.case("T-99")\ndef test_one(): pass')

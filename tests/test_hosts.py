@@ -242,8 +242,9 @@ def test_the_doctor_names_two_hosts_that_do_not_reach_each_other(three: list[Hos
     assert "ok   bandwidth       3 pairs over gloo, " in well
     for host in three[1:]:
         host.isolate()
-    ill = three[0].run(command, PATIENCE, HERE).stdout
-    assert "FAIL bandwidth" in ill
+    done = three[0].run(command, PATIENCE, HERE)
+    ill = done.stdout
+    assert "FAIL bandwidth" in ill, done.stderr
     assert "second and third do not reduce together" in ill or "third and second do not reduce together" in ill
 
 

