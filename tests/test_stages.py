@@ -28,15 +28,12 @@ from wm.models.vae import to_unit_range
 from wm.rollout import WorldSession
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.export import ExportConfig
-from wm.stages.train_dit import change_weight, with_older
+from wm.stages.train_dit import change_weight
 from wm.stages.train_vae import TrainVAEConfig
 
 KINDS = tuple(tiny_stages.CONFIGS)
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = dataclasses.replace(FAST, precision="bfloat16")
-FAR = dataclasses.replace(
-    tiny_world.DENOISER, dit=dataclasses.replace(tiny_world.DENOISER.dit, recall_window=6, guess=True)
-)
 
 
 @pytest.fixture
@@ -68,7 +65,6 @@ def test_the_loss_falls(root: Path, kind: str, changes: dict, rate: float, share
 @pytest.mark.case("T-15")
 @pytest.mark.parametrize(("kind", "changes"), [("train_vae", {"critic_start": 2 / NUM_STEPS}), ("train_vae", {"critic_start": 3 / NUM_STEPS}),
                                                ("train_vae", {"critic_start": 4 / NUM_STEPS}), ("train_dit", {}),
-                                               ("train_dit", {"older_frames": 2, "denoiser": FAR}),
                                                ("distill", {}), ("distill", {"target_every": 4})])  # fmt: skip
 def test_three_steps_and_a_resume_equal_six(root: Path, kind: str, changes: dict) -> None:
     settings = LoopConfig(num_steps=6, log_every=1, save_every=2)
@@ -218,23 +214,6 @@ def test_what_changed_counts_more_and_the_more_the_less_it_is() -> None:
     one, six = (weight - 1).sum((2, 3, 4))[0, [1, 3]].tolist()
     assert one == pytest.approx(5.0 * 24**0.75)
     assert six == pytest.approx(one * 6**0.25)
-
-
-def test_a_step_learns_as_many_frames_after_any_number_of_older_ones() -> None:
-    found = set()
-    for step in range(40):
-        whole = batch(step, "train_dit")
-        part, older = with_older(whole, 3, seed=5)
-        assert whole.latents is not None
-        assert torch.equal(part.latents, whole.latents[:, : older + T - 3])
-        assert part.given.action is not None
-        assert whole.given.action is not None
-        assert torch.equal(part.given.action.pointer, whole.given.action.pointer[:, : older + T - 3])
-        assert with_older(whole[1:], 3, seed=5)[1] == older  # on another rank
-        found.add(older)
-    assert found == {0, 1, 2, 3}
-    with pytest.raises(ValueError, match="clips of 4 frames have none to learn beside 4 older ones"):
-        with_older(batch(0, "train_dit"), 4, seed=5)
 
 
 def test_a_dataset_of_frames_is_refused(root: Path) -> None:

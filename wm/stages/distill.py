@@ -29,7 +29,7 @@ from wm.samplers import Consistency
 from wm.stages.context import StageContext, is_first_rank
 from wm.stages.film import rollout_strip
 from wm.stages.frozen import FrozenModule
-from wm.stages.train_dit import change_weight, shown_past, with_older
+from wm.stages.train_dit import change_weight, shown_past
 
 
 @config
@@ -82,8 +82,7 @@ class Distill:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         assert batch.latents is not None, "the student trains on latents"
-        batch, older = with_older(batch, self.config.older_frames, self.seed)
-        clip = self.scale.normalised(batch.latents)
+        clip, older = self.scale.normalised(batch.latents), self.config.older_frames
         x = clip[:, older:]
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         t, s = self._levels(batch, x.shape[1])

@@ -1,7 +1,6 @@
 """Train the teacher: flow matching over clips of latents, a noise level for every frame (Chen et al. 2024, 2407.01392)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +47,7 @@ class TrainDiTConfig:
     drop_text: float = 0.1  # share of clips trained without their text alone
     context_level: float = 0.05  # at which a rollout shows past frames
     past_max: float = 0.2  # levels below it, at which the frame before is shown
-    older_frames: int = 0  # at most, of a clip, which are there to be copied from alone: for dit.recall_window
+    older_frames: int = 0  # first ones of a clip, which are there to be copied from alone: for dit.recall_window
     sampler: SamplerConfig = Euler()  # of a rollout
     num_steps: int = 16
     shift: float = 1.0  # of its time grid
@@ -104,8 +103,7 @@ class TrainDiT:
 
     def _drawn(self, batch: Batch) -> Drawn:
         assert batch.latents is not None, "the denoiser trains on latents"
-        batch, older = with_older(batch, self.config.older_frames, self.seed)
-        clip = self.scale.normalised(batch.latents)
+        clip, older = self.scale.normalised(batch.latents), self.config.older_frames
         x = clip[:, older:]
         places = x[0, :, 0].numel()  # of a clip
         t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1], self.flow, places).to(
@@ -169,25 +167,6 @@ def world_of(facts: DatasetFacts) -> tuple[WorldShape, LatentScale]:
         stride=latents.stride,
     )
     return shape, LatentScale(latents.mean, latents.std)
-
-
-def with_older(batch: Batch, most: int, seed: int) -> tuple[Batch, int]:
-    """`batch` with as many frames to learn in a clip as it has beyond `most`, and the number of older ones before these.
-
-    That number is drawn from 0 to `most`, for all clips of a step alike: else the beginnings of recordings, where nothing is
-    older, would never be learned. What follows is cut off.
-    """
-    assert batch.latents is not None
-    if not most:
-        return batch, 0
-    frames = batch.latents.shape[1] - most
-    if frames < 1:
-        raise ValueError(
-            f"clips of {frames + most} frames have none to learn beside {most} older ones: give longer clips"
-        )
-    older = int(draw_uniform((), seed, batch.step, torch.zeros(1, dtype=torch.long), stream="older") * (most + 1))
-    cut = replace(batch, latents=batch.latents[:, : older + frames], given=batch.given.parted(older + frames)[0])
-    return cut, older
 
 
 def shown_past(flow: Flow, x: Tensor, highest: float, seed: int, batch: Batch) -> Past:
