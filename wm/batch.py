@@ -90,15 +90,6 @@ class Given:
             encoded=self.encoded,
         )
 
-    def parted(self, frame: int) -> tuple[Self, Self]:
-        """The same of the frames before number `frame`, and of those from there on, which know what was done before."""
-        if self.action is None:
-            return self, self
-        first, then = (
-            dataclasses.replace(self, action=self.action[:, part]) for part in (slice(frame), slice(frame, None))
-        )
-        return first, dataclasses.replace(then, before=self.action[:, frame - 1 : frame])
-
     def to(self, device: torch.device | str) -> Self:
         action, before = (None if done is None else done.to(device) for done in (self.action, self.before))
         encoded = None if self.encoded is None else self.encoded.to(device)

@@ -57,7 +57,6 @@ class DiTConfig:
     full: bool = False  # tokens see all tokens of the frames in view, not only themselves there
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
-    recall_window: int = 0  # frames back that places copy from, where those are more than `window`; 0 is as many
     aim: int = 0  # waves that tell each latent where it lies as seen from the pointer; 0 tells nothing
     guess: bool = False  # whether x_t enters as what it says of x (`rectified_guess`), for the rectified path: pure noise says nothing
     carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
@@ -73,11 +72,6 @@ class DiTConfig:
 
         if self.recall and not self.window:
             raise ValueError("recall scores the ages of frames in a window: give window more than 0, or recall 0")
-        if self.recall_window and not (self.recall and self.guess and self.recall_window > self.window):
-            raise ValueError(
-                f"recall_window {self.recall_window} is for frames beyond the window of {self.window} that are recalled alone, and "
-                "enter as pure noise that says nothing: give more than window, recall more than 0 and guess=true, or 0"
-            )
         if not self.causal and (self.recall or self.carry):
             raise ValueError(
                 "recall and carry copy the frame before, which a clip that is drawn as a whole is not shown"
@@ -88,7 +82,7 @@ class DiTConfig:
         pattern = Pattern(causal=self.causal, window=self.window, sinks=self.sinks)
         depth = self.depth if self.full else -(-self.depth // self.time_every)
         done = (Pattern(window=self.action_window),) if self.action_window else ()
-        recalled = (Pattern(window=self.recall_window or self.window),) if self.recall else ()
+        recalled = (Pattern(window=self.window),) if self.recall else ()
         return *layered(pattern, depth, self.global_every), *done, *recalled
 
     def build(self, channels: int, num_maps: int) -> "DiT":
@@ -113,8 +107,7 @@ class DiT(nn.Module):
         self.where = tagged(nn.Linear(2 * WAVES, size), hidden=False)
         self.look = Look(config.widths, size) if num_maps else None
         self.aim = Aim(config.widths[0], config.aim) if config.aim else None
-        reach = config.recall_window or config.window
-        self.recall = Recall(config.widths, config.recall, reach, config.recall_window > 0) if config.recall else None
+        self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
         self.trust = zero_initialised(nn.Linear(size, channels))
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
         self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps, config.carry)
@@ -169,8 +162,12 @@ class DiT(nn.Module):
         rows = self._rows(x_t)
         if not self.config.causal:  # what is shown of the frame before one in view would be that frame itself, clean
             past = Past(torch.zeros_like(x_t), torch.ones_like(t), torch.zeros_like(x_t))
-        tokens, levels, state, dragged = self._entered(x_t, t, past, condition)
-        dtype = tokens.dtype
+        dtype = self.where.weight.dtype
+        maps = None if condition.maps is None else condition.maps.to(dtype)
+        dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
+        entering = rectified_guess(x_t, t) if self.config.guess else x_t
+        parts = entering, past.x_t, *dragged[:1], maps
+        joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
         words, words_mask = self._words(condition, x_t.shape[1], lengths)
         view = self._view(x_t, rows, memory, words_mask, lengths, group)
         if condition.tokens is not None:
@@ -179,6 +176,9 @@ class DiT(nn.Module):
             view.remember_actions(
                 condition.actions, self.config.action_window, len(self.patterns) - 1 - (self.recall is not None)
             )
+        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
+        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
+        tokens, levels = self.down(joined, state, self._cosines(x_t), aim)
         if self.look is not None and condition.place is not None:
             state = state + self.look(levels, condition.place)
         where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)
@@ -191,43 +191,12 @@ class DiT(nn.Module):
             tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
         tokens = tokens[:, :, : tokens.shape[2] - view.num_words]
-        maps = None if condition.maps is None else condition.maps.to(dtype)
         drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
         held: Tensor | float = 0.0
         if self.recall is not None:
             seen = view.mask(len(self.patterns) - 1).dense(x_t.device)
             held = self.recall(drawn.features, levels, past.x.to(dtype), seen, memory, group)
-        return drawn.over(held, *dragged) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
-
-    def _entered(
-        self, x_t: Tensor, t: Tensor, past: Past, condition: Condition
-    ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
-        """What `Down` makes of all that enters, the state of each frame, and the frame before as it was carried, if it is."""
-        dtype = self.where.weight.dtype
-        maps = None if condition.maps is None else condition.maps.to(dtype)
-        dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
-        entering = rectified_guess(x_t, t) if self.config.guess else x_t
-        parts = entering, past.x_t, *dragged[:1], maps
-        joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
-        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
-        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
-        return *self.down(joined, state, self._cosines(x_t), aim), state, dragged[1:]
-
-    def look_over(self, past: Past, condition: Condition, memory: PatternMemory) -> None:
-        """Let an empty `memory` begin with frames of which later ones need only what they can copy.
-
-        Far cheaper than to draw them: what they show passes `Down` without gradients, and their keys alone learn.
-        """
-        assert self.recall is not None
-        num_frames = past.x.shape[1]
-        noise = torch.zeros_like(past.x), torch.ones_like(past.level)  # as `guess` has it enter
-        with torch.no_grad():
-            _, levels, _, _ = self._entered(*noise, past, condition)
-        layers = {len(self.patterns) - 1: self.recall.remembered(levels, past.x.to(levels[0].dtype))}
-        if condition.actions is not None:
-            told = condition.actions.flatten(2).unsqueeze(1)
-            layers[len(self.patterns) - 2] = told, told[..., :0]
-        memory.begin(layers, num_frames)
+        return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
 
     def _cosines(self, x_t: Tensor, fold: int = 1) -> Tensor:
         """(2 WAVES, H / fold, W / fold)"""

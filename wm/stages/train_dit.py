@@ -47,7 +47,6 @@ class TrainDiTConfig:
     drop_text: float = 0.1  # share of clips trained without their text alone
     context_level: float = 0.05  # at which a rollout shows past frames
     past_max: float = 0.2  # levels below it, at which the frame before is shown
-    older_frames: int = 0  # first ones of a clip, which are there to be copied from alone: for dit.recall_window
     sampler: SamplerConfig = Euler()  # of a rollout
     num_steps: int = 16
     shift: float = 1.0  # of its time grid
@@ -62,10 +61,6 @@ class TrainDiTConfig:
         if self.denoiser.dit.guess and self.flow.path != "rectified":
             raise ValueError(
                 f"dit.guess knows the rectified path alone and flow.path is {self.flow.path}: set dit.guess=false"
-            )
-        if self.older_frames and not self.denoiser.dit.recall_window:
-            raise ValueError(
-                f"older_frames {self.older_frames} are copied from alone, by a model with a recall_window: set denoiser.dit.recall_window"
             )
 
     def build(self, context: StageContext) -> "TrainDiT":
@@ -91,8 +86,6 @@ class TrainDiT:
         return self.denoiser.update(self.loss, batch)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        if batch.lengths and self.config.older_frames:
-            raise ValueError("clips that lie packed in a row have no older_frames: set older_frames or data.pack to 0")
         drawn = in_a_row([self._drawn(clip) for clip in batch.clips()]) if batch.lengths else self._drawn(batch)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
@@ -103,8 +96,7 @@ class TrainDiT:
 
     def _drawn(self, batch: Batch) -> Drawn:
         assert batch.latents is not None, "the denoiser trains on latents"
-        clip, older = self.scale.normalised(batch.latents), self.config.older_frames
-        x = clip[:, older:]
+        x = self.scale.normalised(batch.latents)
         places = x[0, :, 0].numel()  # of a clip
         t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1], self.flow, places).to(
             x.device
@@ -112,11 +104,11 @@ class TrainDiT:
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         kept = draw_uniform((), self.seed, batch.step, batch.index, stream="drop") >= self.config.drop_condition
         keep = kept.to(x.device)
-        past = shown_past(self.flow, clip, self.config.past_max, self.seed, batch)
+        past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
         wordless = draw_uniform((), self.seed, batch.step, batch.index, stream="drop text") < self.config.drop_text
         given = without_text(batch.given, wordless)
-        weight = change_weight(clip, self.config.change_weight)[:, older:] * frames_to_learn(t)
-        if not self.config.learn_first and not older:
+        weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
+        if not self.config.learn_first:
             weight[:, 0] = 0
         return Drawn(x, t, noise, weight, past, given, keep)
 
