@@ -92,7 +92,9 @@ class TrainDiT:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         if batch.lengths and self.config.older_frames:
-            raise ValueError("clips that lie packed in a row have no older_frames: set older_frames or data.shortest_clip to 0")
+            raise ValueError(
+                "clips that lie packed in a row have no older_frames: set older_frames or data.shortest_clip to 0"
+            )
         drawn = in_a_row([self._drawn(clip) for clip in batch.clips()]) if batch.lengths else self._drawn(batch)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
