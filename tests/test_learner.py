@@ -54,6 +54,16 @@ def make(settings: LearnerConfig, seed: int = 0) -> LocalLearner:
 FAST = LearnerConfig(learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, decay="cosine", average_decay=0.9)
 
 
+def test_the_norm_of_many_gradients_keeps_its_digits():
+    gradient = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))
+    gradient[0] = 1000.0  # squares of the others are then a few bits of a float32 sum
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros_like(gradient))
+    learner = LocalLearner(module, FAST, num_steps=20, world=World.single())
+    metrics = learner.update(lambda part: ((module.weight * gradient).sum(), {}), batch(0))
+    assert float(metrics["grad_norm"]) == pytest.approx(float(gradient.double().norm()), rel=1e-6)
+
+
 def test_agrees_with_plain_adamw():
     learner, reference = make(FAST), net()
     groups = [

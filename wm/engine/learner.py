@@ -218,7 +218,9 @@ class LocalLearner:
         for group in self._groups:
             if self._world.world_size > 1:
                 group.gradient.copy_(self._world.all_reduce_mean(group.gradient))
-        return torch.nn.utils.get_total_norm([g.gradient for g in self._groups])
+        # In float64: torch sums the squares of a long tensor one by one, which took 3e-5 of the norm of 600,000 gradients.
+        norms = [torch.linalg.vector_norm(g.gradient, dtype=torch.float64) for g in self._groups]
+        return torch.linalg.vector_norm(torch.stack(norms)).float()
 
     def _apply(self, norm: Tensor, rate: float) -> None:
         if self._config.gradient_clip:
