@@ -45,8 +45,8 @@ class ShardFiles:
 
     def _read(self, shard: str, start: int, size: int) -> bytes:
         if self.cache is not None:  # a shard that was thrown out and is kept open still takes its place on the disk
-            with self.cache.open(self.shards[shard]) as file:
-                return _pread(file, start, size)
+            with self.cache.open(self.shards[shard]) as cached:
+                return _pread(cached, start, size)
         path = f"{self.folder}/{shard}"
         try:
             file = self._files.get(shard)
