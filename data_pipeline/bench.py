@@ -5,6 +5,7 @@ decoding   lossless frames of a 512x384 screen a second
 checksums  loading decoded clips with SHA-256 of every member against without
 position   the first batch at 99 % of a dataset of 5 GB against the first of all
 memory     the loader's memory after 10,000 steps of 4 workers against that after 1,000
+desktops   stepped desktops of 512x384 that are recorded side by side (bench_recorders.py; needs the programs of x11)
 
 A machine is never twice equally fast, so the two sides of a ratio take turns. Seconds are of one core's work
 (`process_time`) but for `position`, where waiting counts too. Everything is made in a temporary folder.
@@ -27,6 +28,7 @@ import numpy as np
 import webdataset
 
 from data_pipeline import video
+from data_pipeline.bench_recorders import desktops
 from data_pipeline.environments.desktop_sim import DesktopSimConfig
 from data_pipeline.human_policy import HumanPolicyConfig
 from data_pipeline.loader import Batches, DataConfig
@@ -183,6 +185,7 @@ CASES: dict[str, Callable[..., Result]] = {
     "checksums": checksums,
     "position": position,
     "memory": memory,
+    "desktops": desktops,
 }
 
 

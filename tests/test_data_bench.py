@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import bench
+from tests.test_x11_desktop import needs_programs
 
 
 def test_small_cases_compare_the_same_bytes_and_say_what_is_wanted(tmp_path: Path) -> None:
@@ -46,3 +47,12 @@ def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_indexed_reading_is_five_times_as_fast_as_plain_webdataset(tmp_path: Path) -> None:
     assert bench.reading(tmp_path)["times_webdataset"] >= 5
+
+
+@needs_programs
+@pytest.mark.slow
+@pytest.mark.case("D-20")
+def test_eight_desktops_fit_on_two_cores(tmp_path: Path) -> None:
+    result = bench.desktops(tmp_path, count=2, frames=60)
+    assert result["frames"] == 120
+    assert result["desktops_on_two_cores"] >= 8

@@ -77,6 +77,7 @@ def write_missing(folder: Path) -> None:
     write_manifest(folder, make_manifest(entries, "latents"))
 
 
+@pytest.mark.case("D-16")
 def test_a_writer_killed_at_fifty_places_and_run_again_leaves_what_an_uncrashed_one_leaves(tmp_path: Path) -> None:
     write_missing(tmp_path / "reference")
     reference = contents(tmp_path / "reference")
@@ -113,6 +114,7 @@ def recorded(folder: Path, map_tasks: Any = map_here) -> dict[str, bytes]:
     return {name: data for name, data in contents(folder).items() if name != "lint.json"}  # which names the folder
 
 
+@pytest.mark.case("D-17")
 def test_tasks_killed_at_random_and_asked_again_record_every_shard_once(tmp_path: Path) -> None:
     reference = recorded(tmp_path / "reference")
     rng, deaths, reused = random.Random(4), [], []
@@ -135,6 +137,19 @@ def test_tasks_killed_at_random_and_asked_again_record_every_shard_once(tmp_path
     assert all(reused)
 
 
+@pytest.mark.slow
+@pytest.mark.case("D-16", "D-17")
+def test_a_preparation_killed_anywhere_and_given_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """From the first shard to the manifests, notes and the linter's look: the whole stage dies, not a task of it."""
+    reference = recorded(tmp_path / "reference")
+    total = die_in(lambda: recorded(tmp_path / "counted"), None)
+    for number in range(12):
+        folder = tmp_path / str(number)
+        for place in (1 + number * total // 12, total // 3):  # and dies once more when it is given again
+            die_in(lambda folder=folder, place=place: recorded(folder), place)
+        assert recorded(folder) == reference
+
+
 def test_a_note_of_other_work_or_of_a_shard_that_is_gone_is_not_believed(tmp_path: Path) -> None:
     task = (SETTINGS, 5, "train", 0, (0,), tmp_path)
     answer = record_shard(*task)
@@ -150,6 +165,7 @@ def test_a_note_of_other_work_or_of_a_shard_that_is_gone_is_not_believed(tmp_pat
 
 
 @pytest.mark.parametrize("leftover", [b"", b"half a shard"])
+@pytest.mark.case("D-17")
 def test_what_dead_workers_left_goes_when_the_dataset_is_whole(tmp_path: Path, leftover: bytes) -> None:
     (tmp_path / ".1.tar.4242.partial").write_bytes(leftover)
     write_missing(tmp_path)
