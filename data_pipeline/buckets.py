@@ -67,11 +67,12 @@ def open_stream(config: DataConfig, root: Path, rank: int, world_size: int, seed
     parts: list[Batches] = []
     weights: list[float] = []
     for bucket in config.buckets:
-        fitting = [member for member in members if member.longest >= bucket.clip_frames]
+        least = config.shortest_clip or bucket.clip_frames
+        fitting = [member for member in members if member.longest >= least]
         if not fitting:
             longest = max(member.longest for member in members)
             raise DataError(
-                f"data: no clip has the {bucket.clip_frames} frames of a bucket (the longest has {longest}): leave the bucket "
+                f"data: no clip has the {least} frames of a bucket (the longest has {longest}): leave the bucket "
                 "out, or record longer clips"
             )
         for size in dict.fromkeys(member.size for member in fitting):

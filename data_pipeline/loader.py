@@ -9,93 +9,38 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from data_pipeline.change import weights, window_scores
 from data_pipeline.clip_cache import ClipCache, DecodedClip
+from data_pipeline.data_config import Bucket, DataConfig, MixturePart, Skip, Strict, check_division
 from data_pipeline.encoded_text import encoded_text
 from data_pipeline.order import Order
-from data_pipeline.patience import Patience, RetryConfig
+from data_pipeline.patience import Patience
 from data_pipeline.schema import LATENTS, DataError, to_action
-from data_pipeline.shard_cache import ShardCacheConfig
 from data_pipeline.shards import Dataset
 from data_pipeline.tar_index import ClipEntry
 from data_pipeline.windows import Windows
 from wm.batch import Action, Batch, Given
-from wm.config import Kind, config
+
+__all__ = [
+    "Batches",
+    "Bucket",
+    "DataConfig",
+    "MixturePart",
+    "Skip",
+    "Strict",
+    "check_division",
+    "open_batches",
+    "open_dataset",
+]
 
 log = logging.getLogger(__name__)
 
 _SUBSTITUTES = 100  # samples tried in the place of a bad one
 _LOOK_AHEAD = 4096  # samples whose shards are fetched before they are needed
-
-
-@config
-class Strict:
-    """A bad clip ends the run."""
-
-    kind: Literal["strict"] = "strict"
-
-
-@config
-class Skip:
-    """A bad clip is named once, counted, and other samples take its place, as long as few are bad."""
-
-    kind: Literal["skip"] = "skip"
-    budget: float = 0.01  # part of all clips that may be bad
-
-
-@config
-class MixturePart:
-    """Another dataset that samples are taken from."""
-
-    folder: str  # relative to the world's folder, or an address
-    weight: float = 1.0  # its part of the samples is this by the sum of all weights
-
-
-@config
-class Bucket:
-    """Batches of clips of one length, which all have one picture size."""
-
-    clip_frames: int
-    global_batch_size: int = (
-        0  # of its batches, over all ranks; 0 is that of data. Longer clips may need fewer at a time
-    )
-    weight: float = 1.0  # how often it is its turn; of each picture size by the weights of its datasets
-
-
-@config
-class DataConfig:
-    folder: str  # of a dataset, relative to the world's folder, or its address: s3://, gs://, https://, file://
-    clip_frames: int  # of a window; where there are buckets, of the longest
-    global_batch_size: int  # windows, over all ranks; where there are buckets, of the largest batch
-    clip_stride: int = 8  # frames from one window of a clip to the next
-    num_readers: int = 8  # logical readers; a property of the order, not of the machine
-    block_clips: int = 8  # clips that a reader shuffles together
-    num_workers: int = 2  # threads of each rank; 0 reads where the batch is asked for
-    cache_megabytes: int = 1024  # decoded clips kept by each rank
-    event_fraction: float = 0.0  # part of the windows that are laid around a change on the screen
-    event_area: float = 0.03  # part of the pixels that makes a change; more than a moving cursor's
-    change_fraction: float = 0.0  # part of the windows that are drawn in proportion to how much happens in them
-    bad_samples: Annotated[Strict | Skip, Kind] = Strict()
-    mixture: tuple[MixturePart, ...] = ()  # other datasets of the same kind; latents are normalised as those in folder
-    weight: float = 1.0  # of the dataset in folder, where there is a mixture
-    buckets: tuple[Bucket, ...] = ()  # clips of several lengths, and datasets of several picture sizes, a shape a batch
-    retries: RetryConfig = RetryConfig()  # of reads that fail for a moment
-    shard_cache: ShardCacheConfig = ShardCacheConfig()  # of datasets at an address
-
-    def __post_init__(self) -> None:
-        longest = max((bucket.clip_frames for bucket in self.buckets), default=self.clip_frames)
-        largest = max((bucket.global_batch_size for bucket in self.buckets), default=0)
-        if longest != self.clip_frames or largest > self.global_batch_size:
-            raise ValueError(
-                f"the longest bucket has {longest} frames and clip_frames is {self.clip_frames}, the largest batch of a bucket "
-                f"has {largest} clips and global_batch_size is {self.global_batch_size}: give clip_frames and "
-                "global_batch_size of the largest"
-            )
 
 
 @dataclass(frozen=True)
@@ -113,19 +58,6 @@ def open_batches(config: DataConfig, folder: Path, rank: int, world_size: int, s
     return Batches(config, open_dataset(config, folder), rank, world_size, seed)
 
 
-def check_division(config: DataConfig, world_size: int) -> None:
-    """ValueError where the windows of `config` cannot be cut, or not be divided among the ranks."""
-    if min(config.clip_frames, config.clip_stride, config.global_batch_size) < 1:
-        raise ValueError("data: clip_frames, clip_stride and global_batch_size must be at least 1")
-    if not 0 <= config.change_fraction <= 1:
-        raise ValueError(f"data: change_fraction is {config.change_fraction}; it is a part of the windows, in [0, 1]")
-    if config.global_batch_size % world_size:
-        raise ValueError(
-            f"data: global_batch_size {config.global_batch_size} does not divide among {world_size} ranks: "
-            "choose a batch size that is a multiple of the number of ranks"
-        )
-
-
 def open_dataset(config: DataConfig, folder: Path) -> Dataset:
     """The dataset in `folder`, to be read as `config` says."""
     strict = isinstance(config.bad_samples, Strict)
@@ -140,7 +72,9 @@ class Batches:
         self.bad: dict[int, str] = {}  # clip: what is wrong with it
         self.skipped = 0  # samples replaced so far, for the metrics
         self._lock = threading.Lock()
-        self._windows = Windows(config.clip_frames, config.clip_stride, seed, config.event_fraction, config.event_area)
+        self._windows = Windows(
+            config.clip_frames, config.clip_stride, seed, config.event_fraction, config.event_area, config.shortest_clip
+        )
         self._events = [self._windows.events(clip.changed) for clip in dataset.clips]
         self._change = [_change(clip) for clip in dataset.clips] if config.change_fraction else []
         by_change = self._weights if config.change_fraction else None
@@ -178,18 +112,22 @@ class Batches:
         windows = [self._sample(position) for position in positions]
         latents = self.dataset.manifest.kind == "latents"
         frames = [window.frames for window in windows]
+        in_a_row = self.config.shortest_clip > 0
+        if in_a_row:
+            frames = [np.concatenate(frames)]
         stacked = torch.from_numpy(np.stack(frames, dtype=np.float32 if latents else np.uint8))
         return Batch(
             step=cursor // self.config.global_batch_size,
             index=torch.tensor(positions, dtype=torch.int64),
             given=Given(
-                Action.concatenate([to_action(window.rows) for window in windows], 0),
+                Action.concatenate([to_action(window.rows) for window in windows], 1 if in_a_row else 0),
                 _text(windows),
                 encoded=encoded_text(self.dataset.manifest.text, {w.caption: w.text for w in windows}),
             ),
             video=None if latents else stacked,
             latents=stacked if latents else None,
             sample_ids=tuple(window.name for window in windows),
+            lengths=tuple(len(window.frames) for window in windows) if in_a_row else (),
         )
 
     def _sample(self, position: int) -> _Window:
@@ -244,7 +182,8 @@ class Batches:
         return f"{len(self.bad)} of {total} clips are bad, the budget is {budget:.1%}; the last: {last}"
 
     def _window(self, epoch: int, clip: int, window: int) -> _Window:
-        entry, length = self.dataset.clips[clip], self.config.clip_frames
+        entry = self.dataset.clips[clip]
+        length = self._windows.length(entry.num_frames)
         start = self._windows.start(entry.num_frames, self._events[clip], epoch, clip, window)
         cut = slice(start, start + length)
         if self._cache is None:
@@ -279,9 +218,10 @@ class Batches:
             shards.setdefault(clip.shard, []).append(self._windows.count(clip.num_frames))
         if not any(n for counts in shards.values() for n in counts):
             longest = max((clip.num_frames for clip in self.dataset.clips), default=0)
+            least = "shortest_clip" if self.config.shortest_clip else "clip_frames"
             raise DataError(
-                f"{self.dataset.folder}: no clip has {self.config.clip_frames} frames (the longest of "
-                f"{len(self.dataset.clips)} has {longest}); set data.clip_frames lower or record longer clips"
+                f"{self.dataset.folder}: no clip has {getattr(self.config, least)} frames (the longest of "
+                f"{len(self.dataset.clips)} has {longest}); set data.{least} lower or record longer clips"
             )
         return list(shards.values())
 
@@ -289,8 +229,8 @@ class Batches:
         """How often each window of all clips comes in `epoch`, 1 in the mean."""
         scores = []
         for number, (clip, change) in enumerate(zip(self.dataset.clips, self._change, strict=True)):
-            starts = self._windows.starts(clip.num_frames, epoch, number)
-            scores.append(window_scores(change, starts, self.config.clip_frames) if len(starts) else np.zeros(0))
+            starts, length = self._windows.starts(clip.num_frames, epoch, number), self._windows.length(clip.num_frames)
+            scores.append(window_scores(change, starts, length) if len(starts) else np.zeros(0))
         return weights(np.concatenate(scores), self.config.change_fraction)
 
     def _whole_clips_fit(self) -> bool:

@@ -16,6 +16,7 @@ class Windows:
     In each epoch all starts of a clip are shifted by the same random number of frames, modulo the number of starts:
     over the epochs every start is equally likely, and within one no two windows are the same. `event_fraction` of the
     windows start so that a frame of which at least `event_area` changed lies in their later half, where it has a past.
+    Clips that are shorter than a window are one each, whole, from `shortest` frames on; if that is 0, they have none.
     """
 
     clip_frames: int
@@ -23,10 +24,17 @@ class Windows:
     seed: int
     event_fraction: float = 0.0
     event_area: float = 0.03
+    shortest: int = 0
+
+    def length(self, num_frames: int) -> int:
+        """Frames of a window of a clip of `num_frames` frames."""
+        return min(self.clip_frames, num_frames) if self.shortest else self.clip_frames
 
     def count(self, num_frames: int) -> int:
-        """Windows of a clip of `num_frames` frames; 0 if it is shorter than a window."""
-        return max(0, (num_frames - self.clip_frames) // self.clip_stride + 1)
+        """Windows of a clip of `num_frames` frames; 0 if it is too short."""
+        if num_frames < self.shortest:
+            return 0
+        return max(0, (num_frames - self.length(num_frames)) // self.clip_stride + 1)
 
     def events(self, changed: tuple[float, ...]) -> np.ndarray:
         """Numbers of the frames that a window can be laid around, given the part of each frame that changed."""
@@ -35,7 +43,7 @@ class Windows:
 
     def start(self, num_frames: int, events: np.ndarray, epoch: int, clip: int, window: int) -> int:
         """First frame of `window`; the window lies inside the clip."""
-        num_starts = num_frames - self.clip_frames + 1
+        num_starts = num_frames - self.length(num_frames) + 1
         if len(events) and uniform(self.seed, epoch, clip, window, _CHOOSE) < self.event_fraction:
             return self._around_event(num_starts, events, (self.seed, epoch, clip, window))
         shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
@@ -43,7 +51,7 @@ class Windows:
 
     def starts(self, num_frames: int, epoch: int, clip: int) -> np.ndarray:
         """First frames of all windows of a clip in `epoch`, those that are laid around events aside."""
-        num_starts = max(1, num_frames - self.clip_frames + 1)
+        num_starts = max(1, num_frames - self.length(num_frames) + 1)
         shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
         return (np.arange(self.count(num_frames)) * self.clip_stride + shift) % num_starts
 

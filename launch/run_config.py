@@ -54,6 +54,14 @@ class RunConfig:
     sequence_parallel: int = 1  # workers that share each clip, some of its frames each: for clips too long for one
     resources: Resources = Resources()
 
+    def __post_init__(self) -> None:
+        in_a_row = self.data is not None and self.data.shortest_clip > 0
+        if in_a_row and (self.sequence_parallel > 1 or not isinstance(self.stage, TrainDiTConfig)):
+            raise ValueError(
+                f"data.shortest_clip puts clips of different lengths in a row, which train_dit alone trains on, and only where "
+                f"workers share no clips; this is {self.kind} with sequence_parallel {self.sequence_parallel}: set it to 0"
+            )
+
     @property
     def kind(self) -> str:
         return self.stage.kind

@@ -266,3 +266,56 @@ def test_a_large_denoiser_has_its_shapes_on_the_meta_device() -> None:
     assert out.device.type == "meta"
     parameters = sum(p.numel() for p in built.parameters())
     assert 250e6 < parameters < 400e6
+
+
+FAR = dataclasses.replace(SMALL, depth=1, recall_window=7)
+
+
+def test_frames_that_are_looked_over_are_remembered_as_if_they_had_been_drawn() -> None:
+    dit, (_, _, past, condition) = small(FAR), inputs()
+    drawn, looked_over = dit.memory(), dit.memory()
+    dit(normal(B, T, C, H, W), torch.ones(B, T), past, condition, drawn)
+    drawn.hold()
+    drawn.commit()
+    dit.look_over(past, condition, looked_over)
+    for one, other in zip(drawn.frames[-1], looked_over.frames[-1], strict=True):
+        assert one.shape[2] == FAR.recall_window - 1
+        torch.testing.assert_close(one, other)
+    assert drawn.numbers[-1] == looked_over.numbers[-1]
+    assert looked_over.frames[0] is None
+
+
+@pytest.mark.parametrize("older", [1, 4])
+def test_older_frames_change_what_is_copied_and_nothing_else(older: int) -> None:
+    """Against all frames at once, of which the first ones are pure noise and no loss is asked."""
+    shape = WorldShape(action_space=SPACE, channels=C, rows=H, columns=W, stride=4)
+    denoiser = DenoiserConfig(dit=FAR).build(shape)
+    for parameter in denoiser.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x_t, t, past, _ = inputs()
+    t[:, :older] = 1.0
+    given = Given(action=some_action(B, T))
+    whole = denoiser(x_t, t, past, given)
+    parted = denoiser(x_t[:, older:], t[:, older:], past, given)
+    beyond = FAR.window - 1  # of the frames that are left, these alone see what was before with more than recall
+    torch.testing.assert_close(parted[:, beyond:], whole[:, older + beyond :], rtol=1e-4, atol=1e-5)
+    alone = denoiser(x_t[:, older:], t[:, older:], past.parted(older)[1], given.parted(older)[1])
+    found = changed(parted, alone)
+    assert found[0] == 0
+    assert found[-1] < FAR.recall_window - 1  # after that the last older frame is out of reach
+
+
+def test_what_keys_have_in_common_is_not_learned() -> None:
+    """Levels learn nothing from keys: a shift of all keys in a window changes no weight, beside older ones it would."""
+    dit, (_, _, past, _) = small(FAR), inputs()
+    assert dit.recall is not None
+    levels = [normal(B * T, 6, H, W).requires_grad_()]
+    key, _ = dit.recall.remembered(levels, past.x)
+    assert key.requires_grad
+    assert torch.autograd.grad(key.sum(), levels, allow_unused=True) == (None,)
+
+
+def test_a_recall_window_that_cannot_be_is_refused() -> None:
+    for changes in ({"recall_window": 3}, {"recall_window": 9, "guess": False}, {"recall_window": 9, "recall": 0}):
+        with pytest.raises(ValueError, match="for frames beyond the window of 3"):
+            dataclasses.replace(SMALL, **changes)

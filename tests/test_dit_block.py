@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wm.models.dit import Block
+from wm.models.block import Block
 from wm.models.view import View
 from wm.nn.frame_mask import Pattern
 from wm.nn.rope import BASE

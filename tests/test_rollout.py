@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tiny_world
 import torch
-from tiny_world import CARD, HEIGHT, SHAPE, WIDTH, some_action, some_frames
+from tiny_world import CARD, DENOISER, HEIGHT, SHAPE, WIDTH, some_action, some_frames
 from torch import Tensor
 
 from wm.artifact import DenoiserWeights, World
@@ -22,6 +22,10 @@ from wm.samplers import Ancestral, Churned, UniPC
 from wm.time_grids import KarrasTimes, ListedTimes, ShiftedTimes
 
 BATCH, CONTEXT, SEED = 2, 5, 7
+# One layer looks back, so that a frame beyond its window can only be copied from: it is looked over, and nothing is lost.
+FAR = dataclasses.replace(
+    DENOISER, dit=dataclasses.replace(DENOISER.dit, time_every=2, guess=True, recall_window=CONTEXT + 4)
+)
 NEW = 10  # with the context, more than twice the window and the reach of two layers
 
 
@@ -97,6 +101,7 @@ def test_cached_and_recomputed_frames_agree(sampler: str, num_steps: int, guidan
         {"sampler": UniPC(order=3), "times": KarrasTimes(lowest=0.02, highest=20.0)},
         {"sampler": Ancestral(eta=0.5), "times": ListedTimes(levels=(1.0, 0.8, 0.5, 0.2, 0.0))},
         {"sampler": Churned(churn=2.0), "guidance_limits": GuidanceLimits(highest=0.6)},
+        {"sampler": "euler", "denoiser": FAR},
     ],
     ids=lambda changes: str(changes["sampler"]),
 )

@@ -188,7 +188,8 @@ def snapshot(stage: int, world: World, folder: Path) -> None:
             held.save(later)
             for path in now.glob(f"rank-{world.rank:05d}*"):
                 assert _content(later / path.name) == _content(path)
-            assert {path.name for path in now.iterdir()} >= {path.name for path in later.iterdir()}
+            world.barrier()  # before that the other rank's file may be there under its temporary name
+            assert {path.name for path in now.iterdir()} == {path.name for path in later.iterdir()}
 
 
 def _content(path: Path) -> dict[str, object]:
@@ -460,8 +461,12 @@ def main(folder: Path, rank: int, world_size: int, port: str) -> None:
         os.environ.update(place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     world = World.from_environment("cpu", timeout_seconds=120)
     checks = TWO_RANKS if world_size > 1 else ONE_RANK
-    results = {f"{check.__name__}-{stage}": run(check, stage, world, folder) for check in checks for stage in range(4)}
-    (folder / f"results-{world_size}-{rank}.json").write_text(json.dumps(results))
+    results = {f"{check.__name__}-{stage}": "not run: one before failed" for check in checks for stage in range(4)}
+    for check, stage in itertools.product(checks, range(4)):
+        results[f"{check.__name__}-{stage}"] = outcome = run(check, stage, world, folder)
+        (folder / f"results-{world_size}-{rank}.json").write_text(json.dumps(results))
+        if outcome != "ok":
+            os._exit(1)  # the other rank would wait for this one in a collective that never comes
     dist.destroy_process_group()
 
 

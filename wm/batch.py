@@ -1,7 +1,7 @@
 """The tensors that all stages share: what was done, what was given, what was seen."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -90,6 +90,15 @@ class Given:
             encoded=self.encoded,
         )
 
+    def parted(self, frame: int) -> tuple[Self, Self]:
+        """The same of the frames before number `frame`, and of those from there on, which know what was done before."""
+        if self.action is None:
+            return self, self
+        first, then = (
+            dataclasses.replace(self, action=self.action[:, part]) for part in (slice(frame), slice(frame, None))
+        )
+        return first, dataclasses.replace(then, before=self.action[:, frame - 1 : frame])
+
     def to(self, device: torch.device | str) -> Self:
         action, before = (None if done is None else done.to(device) for done in (self.action, self.before))
         encoded = None if self.encoded is None else self.encoded.to(device)
@@ -106,11 +115,15 @@ class Batch:
     video: Tensor | None = None  # (B, T, C, H, W) uint8
     latents: Tensor | None = None  # (B, T, C, H, W) float, raw as stored
     sample_ids: tuple[str, ...] = ()  # B names "<key>@<first frame>", for logs
+    # Frames of B clips of different lengths that lie one after another: axes (B, T) of all else are then (1, sum of these).
+    lengths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, index: slice) -> Self:
+        if self.lengths:
+            return self._of_row(range(len(self))[index])
         return type(self)(
             step=self.step,
             index=self.index[index],
@@ -119,6 +132,29 @@ class Batch:
             latents=None if self.latents is None else self.latents[index],
             sample_ids=self.sample_ids[index],
         )
+
+    def _of_row(self, clips: Sequence[int]) -> Self:
+        """These of the clips in a row, in a row."""
+        places = torch.arange(sum(self.lengths)).split(self.lengths)
+        frames, given = (slice(None), torch.cat([places[i] for i in clips])), self.given
+        return type(self)(
+            step=self.step,
+            index=self.index[list(clips)],
+            given=dataclasses.replace(
+                given,
+                action=None if given.action is None else given.action[frames],
+                text=None if given.text is None else tuple(given.text[i] for i in clips),
+            ),
+            video=None if self.video is None else self.video[frames],
+            latents=None if self.latents is None else self.latents[frames],
+            sample_ids=tuple(self.sample_ids[i] for i in clips) if self.sample_ids else (),
+            lengths=tuple(self.lengths[i] for i in clips),
+        )
+
+    def clips(self) -> Iterator[Self]:
+        """Each clip of a row for itself: B is 1, T its own."""
+        for clip in self.split(1):
+            yield dataclasses.replace(clip, lengths=())
 
     def split(self, size: int) -> Iterator[Self]:
         """Parts of at most `size` samples, in order."""

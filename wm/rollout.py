@@ -203,9 +203,17 @@ class _Dreamer:
         self.forget()
         if self.blind:
             return
+        if older := self._only_copied(start.shape[1]):
+            past, given = self.denoiser.look_over(older, past, given, self.memory, self.condition)
+            start = start[:, older:]
         self.denoiser.dit(start, torch.ones_like(past.level), past, self.condition(given), self.memory)
         self.memory.hold()
         self.memory.commit()
+
+    def _only_copied(self, num_frames: int) -> int:
+        """How many of the first frames are further back than what a frame looks at, in a model that can copy them all the same."""
+        dit = self.denoiser.config.dit
+        return max(0, num_frames - dit.window) if dit.recall_window else 0
 
     def predictor(self, past: Past, given: Given) -> Predict:
         """predict(x_t, t) for the next frame, whose action is `given`; the first call, on pure noise, is to remember."""

@@ -118,7 +118,7 @@ class AdamWAndMuon(torch.optim.AdamW):
     def _step_muon(self, flat: Tensor, gradient: Tensor, rate: float, weight_decay: float) -> None:
         momentum = moments(self, flat)["momentum"].view(-1)
         momentum.mul_(self._momentum).add_(gradient)
-        wanted = gradient.add(momentum, alpha=self._momentum)
+        wanted = gradient.add_(momentum, alpha=self._momentum)  # in place: nobody reads the gradient after this
         for matrix in self._matrices[id(flat)]:
             whole = self._whole(matrix, wanted)
             if not matrix.size:

@@ -1,8 +1,9 @@
 """Denoiser: conditioner and DiT, the module that is trained, saved and played."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from wm.batch import ActionSpace, Given
@@ -13,6 +14,7 @@ from wm.config import Kind, config
 from wm.models.dit import DiTConfig
 from wm.models.memory import Memory, Past
 from wm.models.packing import condition_in_a_row
+from wm.models.pattern_memory import PatternMemory
 
 
 @config
@@ -52,7 +54,10 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """x_t (B, T, C, H, W) at levels t (B, T) after its Past, with what was given -> prediction (B, T, C, H, W)."""
+    """x_t (B, T, C, H, W) at levels t (B, T) after its Past, with what was given -> prediction (B, T, C, H, W).
+
+    Past and given may begin some frames earlier: a model with a recall_window can copy from these.
+    """
 
     def __init__(self, config: DenoiserConfig, shape: WorldShape) -> None:
         super().__init__()
@@ -80,7 +85,20 @@ class Denoiser(nn.Module):
         memory: Memory | None = None,
         lengths: Sequence[int] = (),  # of the clips in one row, as in packing.py; `keep` is then (clips,)
     ) -> Tensor:
+        if (older := past.x.shape[1] - x_t.shape[1]) > 0:
+            memory = self.dit.memory()
+            past, given = self.look_over(older, past, given, memory, lambda given: self.condition(given, keep))
         if lengths:
             condition = condition_in_a_row(self.condition, given, lengths, keep)
             return self.dit(x_t, t, past, condition, memory, lengths)
         return self.dit(x_t, t, past, self.condition(given, keep), memory)
+
+    def look_over(
+        self, older: int, past: Past, given: Given, memory: Memory, condition: Callable[[Given], Condition]
+    ) -> tuple[Past, Given]:
+        """Let `memory` begin with the first `older` frames, which can be copied from; what is left of the past and the given."""
+        (first_past, past), (first_given, given) = past.parted(older), given.parted(older)
+        assert isinstance(memory, PatternMemory)
+        with torch.no_grad():
+            self.dit.look_over(first_past, condition(first_given), memory)
+        return past, given

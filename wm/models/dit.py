@@ -1,7 +1,7 @@
 """Spatiotemporal diffusion transformer: (x_t, t, condition) -> prediction, frame-causal, with a memory for rollout.
 
-Peebles & Xie 2023 over video: in each block each position attends to itself in the frames before it, then the tokens of
-one frame attend to each other, then a feed-forward layer. Every frame has its own noise level and its own modulation.
+Peebles & Xie 2023 over video, by the blocks of block.py or joint_block.py. Every frame has its own noise level and its own
+modulation.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from wm.conditioning.condition import Condition
 from wm.config import config
 from wm.flow import rectified_guess
 from wm.models.aim import Aim
+from wm.models.block import Block
 from wm.models.hourglass import WAVES, Down, Up
 from wm.models.joint_block import JointBlock
 from wm.models.look import Look
@@ -22,54 +23,12 @@ from wm.models.memory import Memory, Past
 from wm.models.pattern_memory import PatternMemory
 from wm.models.recall import Recall, carried
 from wm.models.view import View
-from wm.nn.action_attention import ActionAttention
-from wm.nn.cross_attention import CrossAttention
 from wm.nn.frame_mask import Pattern, layered
-from wm.nn.layers import MLP, LevelEmbedding, Modulation, modulated, zero_initialised
+from wm.nn.layers import LevelEmbedding, modulated, zero_initialised
 from wm.nn.recompute import Recompute, recomputed
 from wm.nn.rope import grid_cosines
-from wm.nn.self_attention import Attention
 from wm.nn.sequence_parallel import SequenceGroup
 from wm.tags import tagged
-
-
-class Block(nn.Module):
-    """Attention back in time in some, attention in the frame, feed-forward: (B, T, N, D) -> the same.
-
-    Time comes first: a new frame is noise until it has looked at the one before, and has nothing to tell its tokens.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        mlp_ratio: float,
-        backend: str,
-        looks_back: bool,
-        reads: bool = False,
-        action_window: int = 0,
-    ) -> None:
-        super().__init__()
-        self.text = CrossAttention(hidden_size, num_heads, backend) if reads else None
-        self.actions = ActionAttention(hidden_size, num_heads, backend, action_window) if action_window else None
-        self.space = Attention(hidden_size, num_heads, backend)
-        self.time = Attention(hidden_size, num_heads, backend) if looks_back else None
-        self.mlp = MLP(hidden_size, mlp_ratio)
-        # One modulation network serves all blocks; a block adds its own constant (Chen et al. 2023, adaLN-single).
-        self.modulation = nn.Parameter(torch.zeros((9 if looks_back else 6) * hidden_size))
-
-    def forward(self, x: Tensor, modulation: Tensor, layer: int, view: View) -> Tensor:
-        """`layer` is the number of the layer of the memory, for the blocks that look back."""
-        parts = (modulation[..., : len(self.modulation)] + self.modulation).unsqueeze(2)
-        feed, space, *time = (Modulation(*part.chunk(3, dim=-1)) for part in parts.split(3 * x.shape[-1], dim=-1))
-        if self.time is not None:
-            x = time[0].leave(x, view.look_back(self.time, time[0].enter(x), layer))
-        x = space.leave(x, view.look_around(self.space, space.enter(x), layer))
-        if self.text is not None:
-            x = x + view.read(self.text, x)
-        if self.actions is not None:
-            x = x + self.actions(x, *view.actions)
-        return feed.leave(x, self.mlp(feed.enter(x)))
 
 
 def window_mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
@@ -98,6 +57,7 @@ class DiTConfig:
     full: bool = False  # tokens see all tokens of the frames in view, not only themselves there
     widths: tuple[int, ...] = (64,)  # of the convolutions around the tokens, from the latents' resolution downwards
     recall: int = 0  # width of the keys by which places copy what they showed; 0 copies nothing; for x-prediction only
+    recall_window: int = 0  # frames back that places copy from, where those are more than `window`; 0 is as many
     aim: int = 0  # waves that tell each latent where it lies as seen from the pointer; 0 tells nothing
     guess: bool = False  # whether x_t enters as what it says of x (`rectified_guess`), for the rectified path: pure noise says nothing
     carry: bool = False  # whether the frame before, moved as the pointer moved, is at hand: for what is dragged
@@ -113,6 +73,11 @@ class DiTConfig:
 
         if self.recall and not self.window:
             raise ValueError("recall scores the ages of frames in a window: give window more than 0, or recall 0")
+        if self.recall_window and not (self.recall and self.guess and self.recall_window > self.window):
+            raise ValueError(
+                f"recall_window {self.recall_window} is for frames beyond the window of {self.window} that are recalled alone, and "
+                "enter as pure noise that says nothing: give more than window, recall more than 0 and guess=true, or 0"
+            )
         if not self.causal and (self.recall or self.carry):
             raise ValueError(
                 "recall and carry copy the frame before, which a clip that is drawn as a whole is not shown"
@@ -123,7 +88,7 @@ class DiTConfig:
         pattern = Pattern(causal=self.causal, window=self.window, sinks=self.sinks)
         depth = self.depth if self.full else -(-self.depth // self.time_every)
         done = (Pattern(window=self.action_window),) if self.action_window else ()
-        recalled = (Pattern(window=self.window),) if self.recall else ()
+        recalled = (Pattern(window=self.recall_window or self.window),) if self.recall else ()
         return *layered(pattern, depth, self.global_every), *done, *recalled
 
     def build(self, channels: int, num_maps: int) -> "DiT":
@@ -148,7 +113,8 @@ class DiT(nn.Module):
         self.where = tagged(nn.Linear(2 * WAVES, size), hidden=False)
         self.look = Look(config.widths, size) if num_maps else None
         self.aim = Aim(config.widths[0], config.aim) if config.aim else None
-        self.recall = Recall(config.widths, config.recall, config.window) if config.recall else None
+        reach = config.recall_window or config.window
+        self.recall = Recall(config.widths, config.recall, reach, config.recall_window > 0) if config.recall else None
         self.trust = zero_initialised(nn.Linear(size, channels))
         self.last_modulation = nn.Sequential(nn.SiLU(), zero_initialised(nn.Linear(size, 2 * size)))
         self.up = Up(size, config.widths, config.patch_size, channels, num_maps, config.stamps, config.carry)
@@ -203,12 +169,8 @@ class DiT(nn.Module):
         rows = self._rows(x_t)
         if not self.config.causal:  # what is shown of the frame before one in view would be that frame itself, clean
             past = Past(torch.zeros_like(x_t), torch.ones_like(t), torch.zeros_like(x_t))
-        dtype = self.where.weight.dtype
-        maps = None if condition.maps is None else condition.maps.to(dtype)
-        dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
-        entering = rectified_guess(x_t, t) if self.config.guess else x_t
-        parts = entering, past.x_t, *dragged[:1], maps
-        joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
+        tokens, levels, state, dragged = self._entered(x_t, t, past, condition)
+        dtype = tokens.dtype
         words, words_mask = self._words(condition, x_t.shape[1], lengths)
         view = self._view(x_t, rows, memory, words_mask, lengths, group)
         if condition.tokens is not None:
@@ -217,9 +179,6 @@ class DiT(nn.Module):
             view.remember_actions(
                 condition.actions, self.config.action_window, len(self.patterns) - 1 - (self.recall is not None)
             )
-        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
-        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
-        tokens, levels = self.down(joined, state, self._cosines(x_t), aim)
         if self.look is not None and condition.place is not None:
             state = state + self.look(levels, condition.place)
         where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)
@@ -232,12 +191,43 @@ class DiT(nn.Module):
             tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
         shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
         tokens = tokens[:, :, : tokens.shape[2] - view.num_words]
+        maps = None if condition.maps is None else condition.maps.to(dtype)
         drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
         held: Tensor | float = 0.0
         if self.recall is not None:
             seen = view.mask(len(self.patterns) - 1).dense(x_t.device)
             held = self.recall(drawn.features, levels, past.x.to(dtype), seen, memory, group)
-        return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+        return drawn.over(held, *dragged) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+
+    def _entered(
+        self, x_t: Tensor, t: Tensor, past: Past, condition: Condition
+    ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
+        """What `Down` makes of all that enters, the state of each frame, and the frame before as it was carried, if it is."""
+        dtype = self.where.weight.dtype
+        maps = None if condition.maps is None else condition.maps.to(dtype)
+        dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
+        entering = rectified_guess(x_t, t) if self.config.guess else x_t
+        parts = entering, past.x_t, *dragged[:1], maps
+        joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
+        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
+        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
+        return *self.down(joined, state, self._cosines(x_t), aim), state, dragged[1:]
+
+    def look_over(self, past: Past, condition: Condition, memory: PatternMemory) -> None:
+        """Let an empty `memory` begin with frames of which later ones need only what they can copy.
+
+        Far cheaper than to draw them: what they show passes `Down` without gradients, and their keys alone learn.
+        """
+        assert self.recall is not None
+        num_frames = past.x.shape[1]
+        noise = torch.zeros_like(past.x), torch.ones_like(past.level)  # as `guess` has it enter
+        with torch.no_grad():
+            _, levels, _, _ = self._entered(*noise, past, condition)
+        layers = {len(self.patterns) - 1: self.recall.remembered(levels, past.x.to(levels[0].dtype))}
+        if condition.actions is not None:
+            told = condition.actions.flatten(2).unsqueeze(1)
+            layers[len(self.patterns) - 2] = told, told[..., :0]
+        memory.begin(layers, num_frames)
 
     def _cosines(self, x_t: Tensor, fold: int = 1) -> Tensor:
         """(2 WAVES, H / fold, W / fold)"""

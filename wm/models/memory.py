@@ -24,6 +24,11 @@ class Past:
         x_t, x = (torch.cat([torch.zeros_like(part[:, :1]), part[:, :-1]], dim=1) for part in (x_t, x))
         return cls(x_t, torch.cat([torch.ones_like(level[:, :1]), level[:, :-1]], dim=1), x)
 
+    def parted(self, frame: int) -> tuple["Past", "Past"]:
+        """The pasts of the frames before number `frame`, and of those from there on."""
+        whole = self.x_t, self.level, self.x
+        return Past(*(part[:, :frame] for part in whole)), Past(*(part[:, frame:] for part in whole))
+
 
 class Memory:
     """Keys and values of past frames, a layer a pair (B * N, heads, T, head_dim), at most `limit` frames.

@@ -1,6 +1,8 @@
 """A memory that keeps in each layer what its pattern lets later frames see: a window, first frames as sinks, or all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from wm.models.memory import Memory
 from wm.nn.frame_mask import Pattern
@@ -36,6 +38,15 @@ class PatternMemory(Memory):
             self.frames[layer] = key[:, :, _run(kept)], value[:, :, _run(kept)]
             self.numbers[layer] = tuple(numbers[i] for i in kept)
         self.num_seen += new
+
+    def begin(self, layers: Mapping[int, tuple[Tensor, Tensor]], num_frames: int) -> None:
+        """Take in what `layers` keep of `num_frames` frames that no other layer has computed."""
+        self.num_seen += num_frames
+        for layer, (key, value) in layers.items():
+            numbers = range(self.num_seen - num_frames, self.num_seen)
+            kept = [i for i, number in enumerate(numbers) if self._is_seen_later(layer, number, self.num_seen)]
+            self.frames[layer] = key[:, :, _run(kept)], value[:, :, _run(kept)]
+            self.numbers[layer] = tuple(numbers[i] for i in kept)
 
     def _is_seen_later(self, layer: int, number: int, later: int) -> bool:
         pattern = self.patterns[layer]

@@ -25,8 +25,14 @@ class Recall(nn.Module):
     of a Memory is this one's.
     """
 
-    def __init__(self, widths: tuple[int, ...], key_size: int, window: int) -> None:
+    def __init__(self, widths: tuple[int, ...], key_size: int, window: int, as_they_are: bool = False) -> None:
+        """With `as_they_are` keys do not shape the levels that they are read from, of any frame.
+
+        Where that of some frames cannot be learned, it must not be of others: a softmax asks for differences, and what is
+        common to all keys would grow without end.
+        """
         super().__init__()
+        self.as_they_are = as_they_are
         self.query, self.key = nn.Conv2d(widths[0], key_size, 1), nn.Conv2d(widths[0], key_size, 1)
         self.around = nn.Sequential(nn.Conv2d(widths[1], 4 * key_size, 1), Unfold(2)) if len(widths) > 1 else None
         self.age = nn.Parameter(F.pad(torch.tensor([HEAD_START]), (0, window - 1)))
@@ -40,14 +46,9 @@ class Recall(nn.Module):
         memory: Memory | None,
         group: SequenceGroup | None = None,
     ) -> Tensor:
-        key = self.key(levels[0])
-        if self.around is not None:
-            key = key + self.around(levels[1])
-        batch, rows = before.shape[0], before.shape[-2]
-        query, key, value = (
-            rearrange(part, "(b t) c h w -> (b h w) 1 t c", b=batch)
-            for part in (self.query(features), key, before.flatten(0, 1))
-        )
+        key, value = self.remembered(levels, before)
+        rows = before.shape[-2]
+        query = rearrange(self.query(features), "(b t) c h w -> (b h w) 1 t c", b=len(before))
         if memory is not None:
             key, value = memory.extended(memory.last, key, value)
         if group is not None:  # all frames of some places
@@ -56,7 +57,16 @@ class Recall(nn.Module):
         copied = chosen.softmax(-1).to(value.dtype) @ value
         if group is not None:
             copied = group.exchanged(copied, scatter=2, gather=0)
-        return rearrange(copied, "(b h w) 1 t c -> b t c h w", b=batch, h=rows)
+        return rearrange(copied, "(b h w) 1 t c -> b t c h w", b=len(before), h=rows)
+
+    def remembered(self, levels: list[Tensor], before: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B H W, 1, T, ...) of frames, which is all that later ones need of them."""
+        levels = [level.detach() if self.as_they_are else level for level in levels]
+        key = self.key(levels[0])
+        if self.around is not None:
+            key = key + self.around(levels[1])
+        pattern, batch = "(b t) c h w -> (b h w) 1 t c", len(before)
+        return rearrange(key, pattern, b=batch), rearrange(before.flatten(0, 1), pattern, b=batch)
 
     def _of_age(self, mask: Tensor) -> Tensor:
         """The score of each key's age for each query, (T of queries, T of keys); -inf where `mask` is False."""

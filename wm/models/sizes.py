@@ -1,6 +1,6 @@
 """Sizes of the diffusion transformer by name, and what one costs: parameters and operations of its blocks by formula.
 
-The formulas are those of dit.py's Block; what stands around the blocks (patches, hourglass, embeddings) is counted on the
+The formulas are those of block.py's Block; what stands around the blocks (patches, hourglass, embeddings) is counted on the
 meta device, where nothing is computed or stored. An operation is a multiplication or an addition: a product of matrices
 (m, k) and (k, n) is 2 m k n. Norms, activations and softmax are left out, as in torch's counter; so is recomputation.
 """

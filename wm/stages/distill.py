@@ -44,6 +44,7 @@ class DistillConfig:
     text_guidance_scale: float = 1.0  # of the text alone, likewise
     resting_frames: float = 0.5  # share of frames that stay pure noise and carry no loss, as the past of the others
     past_max: float = 0.2  # levels below it, at which the frame before is shown
+    older_frames: int = 0  # as of the teacher
     change_weight: float = 1.0  # as of the teacher
     huber: float = 0.0  # width of the pseudo-Huber error; 0 is the squared error
     target_every: int = 1  # steps after which the target network takes the student's average
@@ -81,17 +82,18 @@ class Distill:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         assert batch.latents is not None, "the student trains on latents"
-        x = self.scale.normalised(batch.latents)
+        clip, older = self.scale.normalised(batch.latents), self.config.older_frames
+        x = clip[:, older:]
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         t, s = self._levels(batch, x.shape[1])
-        past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
+        past = shown_past(self.flow, clip, self.config.past_max, self.seed, batch)
         given = {"past": past, "given": batch.given}
         nothing = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
         wordless = partial(self.teacher, past=past, given=without_text(batch.given, ~nothing))
         teacher = guided(partial(self.teacher, **given), wordless, self.config.text_guidance_scale)
         teacher = guided(teacher, partial(self.teacher, **given, keep=nothing), self.config.guidance_scale)
         student, target = partial(self.student, **given), partial(self.target.module, **given)
-        weight = change_weight(x, self.config.change_weight)
+        weight = change_weight(clip, self.config.change_weight)[:, older:]
         return consistency_distillation(self.flow, student, target, teacher, x, t, s, noise, weight, self.config.huber)
 
     @torch.no_grad()

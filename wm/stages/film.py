@@ -24,9 +24,10 @@ def rollout_strip(
 ) -> Mapping[str, Tensor]:
     """{"rollout": (T, 3, 2 H, clips W)} in [0, 1]: real frames above, below them the second half dreamed.
 
-    A model that draws whole clips has dreamed all of what is below.
+    A model that draws whole clips has dreamed all of what is below. Of clips of different lengths the longest one is shown.
     """
-    clips = batch[:NUM_CLIPS]
+    longest = batch.lengths.index(max(batch.lengths)) if batch.lengths else 0
+    clips = list(batch.clips())[longest] if batch.lengths else batch[:NUM_CLIPS]
     latents, action = clips.latents, clips.given.action
     assert latents is not None
     assert action is not None

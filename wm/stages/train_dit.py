@@ -23,6 +23,7 @@ from wm.models.vae import LatentScale
 from wm.objectives import flow_matching
 from wm.samplers import Euler, SamplerConfig
 from wm.stages.context import DatasetFacts, StageContext, is_first_rank
+from wm.stages.drawn import Drawn, in_a_row
 from wm.stages.film import rollout_strip
 from wm.time_grids import TimesConfig
 
@@ -46,6 +47,7 @@ class TrainDiTConfig:
     drop_text: float = 0.1  # share of clips trained without their text alone
     context_level: float = 0.05  # at which a rollout shows past frames
     past_max: float = 0.2  # levels below it, at which the frame before is shown
+    older_frames: int = 0  # first ones of a clip, which are there to be copied from alone: for dit.recall_window
     sampler: SamplerConfig = Euler()  # of a rollout
     num_steps: int = 16
     shift: float = 1.0  # of its time grid
@@ -60,6 +62,10 @@ class TrainDiTConfig:
         if self.denoiser.dit.guess and self.flow.path != "rectified":
             raise ValueError(
                 f"dit.guess knows the rectified path alone and flow.path is {self.flow.path}: set dit.guess=false"
+            )
+        if self.older_frames and not self.denoiser.dit.recall_window:
+            raise ValueError(
+                f"older_frames {self.older_frames} are copied from alone, by a model with a recall_window: set denoiser.dit.recall_window"
             )
 
     def build(self, context: StageContext) -> "TrainDiT":
@@ -85,8 +91,20 @@ class TrainDiT:
         return self.denoiser.update(self.loss, batch)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        if batch.lengths and self.config.older_frames:
+            raise ValueError("clips that lie packed in a row have no older_frames: set older_frames or data.pack to 0")
+        drawn = in_a_row([self._drawn(clip) for clip in batch.clips()]) if batch.lengths else self._drawn(batch)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.denoiser(x_t, t, drawn.past, drawn.given, drawn.keep, lengths=batch.lengths)
+
+        x, t, noise, weight = drawn[:4]
+        return flow_matching(self.flow, predict, x, t, noise, weight, self.level_weight, self.config.huber)
+
+    def _drawn(self, batch: Batch) -> Drawn:
         assert batch.latents is not None, "the denoiser trains on latents"
-        x = self.scale.normalised(batch.latents)
+        clip, older = self.scale.normalised(batch.latents), self.config.older_frames
+        x = clip[:, older:]
         places = x[0, :, 0].numel()  # of a clip
         t = draw_levels(self.config.levels, self.seed, batch.step, batch.index, x.shape[1], self.flow, places).to(
             x.device
@@ -94,17 +112,13 @@ class TrainDiT:
         noise = draw_noise(x.shape[1:], self.seed, batch.step, batch.index, x.device)
         kept = draw_uniform((), self.seed, batch.step, batch.index, stream="drop") >= self.config.drop_condition
         keep = kept.to(x.device)
-        past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
+        past = shown_past(self.flow, clip, self.config.past_max, self.seed, batch)
         wordless = draw_uniform((), self.seed, batch.step, batch.index, stream="drop text") < self.config.drop_text
         given = without_text(batch.given, wordless)
-
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x_t, t, past, given, keep)
-
-        weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
-        if not self.config.learn_first:
+        weight = change_weight(clip, self.config.change_weight)[:, older:] * frames_to_learn(t)
+        if not self.config.learn_first and not older:
             weight[:, 0] = 0
-        return flow_matching(self.flow, predict, x, t, noise, weight, self.level_weight, self.config.huber)
+        return Drawn(x, t, noise, weight, past, given, keep)
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> Mapping[str, Tensor]:
