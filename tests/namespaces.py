@@ -21,6 +21,7 @@ from pathlib import Path
 PROGRAMS = ("ip", "unshare")
 RAY_PORT = 6379
 NODE_SECONDS = 300.0  # for a node to come up on a machine that does much else
+NODE_ATTEMPTS = 3  # Ray gives its own processes 30 to 120 seconds, which a loaded machine may exceed
 # As the rendered clusters have it: a host that is cut off is given up after 3 times 3 + 5 seconds; by itself Ray takes 65.
 HEALTH = {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3"}
 _numbers = itertools.count()  # of networks that this process has made
@@ -82,8 +83,12 @@ class Host:
             command += ["--head", f"--port={RAY_PORT}", "--include-dashboard=false", f"--temp-dir={self.folder}/ray"]
         else:
             command += [f"--address={head.address}:{RAY_PORT}"]
-        done = self.run(command, NODE_SECONDS)
-        assert done.returncode == 0, f"{self.name}: {done.stdout}{done.stderr}"
+        for _ in range(NODE_ATTEMPTS):
+            done = self.run(command, NODE_SECONDS)
+            if done.returncode == 0:
+                return
+            self.kill("ray")
+        raise AssertionError(f"{self.name}: {done.stdout}{done.stderr}")
 
     def processes(self, of: str = "") -> list[int]:
         """Ids of this host's processes, of those alone whose command has the word `of`."""
@@ -138,6 +143,7 @@ def hosts(*names: str, **more: str) -> Iterator[list[Host]]:
         "GLOO_SOCKET_IFNAME": "eth0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_raylet_start_wait_time_s": "120",
         "RAY_worker_niceness": "0",  # Ray's own is 15: its workers wait for whatever else there is
         "OMP_NUM_THREADS": "1",
         **HEALTH,

@@ -20,7 +20,8 @@ from safetensors import safe_open
 from wm.engine.failpoints import POINTS
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "wm.engine.loop"])  # what takes long to import
+# What takes long to import, also that which torch imports for its first optimizer.
+SERVER.set_forkserver_preload(["torch", "torch._dynamo", "torch.utils.tensorboard", "wm.engine.loop", "crash_run"])
 
 
 def start(folder: Path, world_size: int = 1, armed: str = "", beside: bool = False) -> list[Any]:
