@@ -48,7 +48,9 @@ SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }
 OBJECT_STORE = 256 << 20  # bytes; nothing large goes through Ray
-LOST_SECONDS = 120.0  # for workers that Ray has given up to end; those of a host that is cut off notice after 60
+# For workers that Ray has given up to end. Those of a host that is cut off notice after 60 s or more, and one of them may be
+# rank 0, whose lock on a shared disk holds as long: 120 s were once too few.
+LOST_SECONDS = 300.0
 STOP_SECONDS = 120.0  # for one step and one checkpoint after an interrupt
 
 # What a rank says when it lost its peers: the error to blame is another one's, and a second attempt may go well.

@@ -126,7 +126,8 @@ def table(proofs: Mapping[str, Mapping[str, Proof]]) -> str:
     lines = [
         "# Reliability cases",
         "",
-        "Written by `make test-slow`. A test says which cases it proves with `@pytest.mark.case`; `tests/cases.py` lists them.",
+        "Written by `make test-slow`, or from several runs (`tests/case_table.py`). A test says which cases it proves with",
+        "`@pytest.mark.case`; `tests/cases.py` lists them.",
         "",
         f"{sum(result == 'pass' for _, _, result, _ in rows)} of {len(rows)} pass, "
         f"{sum(result == 'pass, in part' for _, _, result, _ in rows)} in part."
