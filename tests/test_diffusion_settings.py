@@ -54,7 +54,7 @@ def test_what_is_said_of_clean_frames_costs_nothing(root: Path) -> None:
     clean_seen = []
 
     def saying(nonsense: float) -> Any:
-        def denoiser(x_t: Tensor, t: Tensor, *_: Any) -> Tensor:
+        def denoiser(x_t: Tensor, t: Tensor, *_: Any, **__: Any) -> Tensor:
             clean_seen.append(int((t == 0).sum()))
             return nonsense * (t == 0).float()[..., None, None, None] * torch.ones_like(x_t)
 
