@@ -92,9 +92,11 @@ def _targets(meta: dict[str, Any], rows: dict[str, np.ndarray]) -> Counter[str]:
     if "targets" in meta:
         return Counter({name: used for name, (used, _) in meta["targets"].items()})
     pressed = rows["buttons"][..., PRESSED].sum(-1) > 0
-    before = [state.get("hover") for state in meta.get("state", ())]
+    if "state" not in meta:
+        return Counter()
+    before = [state.get("hover") for state in meta["state"]]
     return Counter(
-        " ".join(filter(None, hover)) for hover, press in zip(before, pressed, strict=False) if press and hover
+        " ".join(filter(None, hover)) for hover, press in zip(before, pressed, strict=True) if press and hover
     )
 
 

@@ -154,7 +154,7 @@ def test_euler_is_edms_with_its_preconditioning_on_our_karras_grid() -> None:
     walk = Walk(scheduler, x)
     walk.told = [
         scheduler.precondition_outputs(state, told, sigma)
-        for state, told, sigma in zip(walk.states, walk.told, scheduler.sigmas, strict=False)
+        for state, told, sigma in zip(walk.states[:-1], walk.told, scheduler.sigmas[:-1], strict=True)
     ]
     walk.followed_by(lambda predict: euler(flow, predict, x, levels(flow, scheduler.sigmas)))
 

@@ -151,11 +151,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "recordings"
 
 
+def recorded_root(folder: Path, recordings: Path) -> Path:
+    """A root in `folder` in which only the training is still to be done."""
+    root = folder / "smoke"
+    root.mkdir()
+    (root / "recordings").symlink_to(recordings)
+    return root
+
+
 @pytest.fixture
 def root(recordings: Path, tmp_path: Path) -> Path:
-    (tmp_path / "smoke").mkdir()
-    (tmp_path / "smoke" / "recordings").symlink_to(recordings)
-    return tmp_path / "smoke"
+    return recorded_root(tmp_path, recordings)
 
 
 def punished(root: Path, *arguments: str) -> dict[str, Any]:
@@ -181,9 +187,7 @@ def undisturbed(root: Path, num_steps: int) -> dict[int, float]:
 def twenty(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What is said of a training that lost twenty workers."""
     busy = busy_share()
-    root = tmp_path_factory.mktemp("twenty") / "smoke"
-    root.mkdir()
-    (root / "recordings").symlink_to(recordings)
+    root = recorded_root(tmp_path_factory.mktemp("twenty"), recordings)
     wants = ["loop.save_every=10", "--kills", "20", "--mean-seconds", "5", "--minutes", "120"]
     return punished(root, *wants) | {"busy": busy}
 
@@ -207,9 +211,7 @@ def test_a_killed_worker_is_replaced_within_twenty_seconds(twenty: dict[str, Any
 def five_minutes(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What is said of a training that loses a worker a minute, and its losses."""
     busy = busy_share()
-    root = tmp_path_factory.mktemp("five-minutes") / "smoke"
-    root.mkdir()
-    (root / "recordings").symlink_to(recordings)
+    root = recorded_root(tmp_path_factory.mktemp("five-minutes"), recordings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WM_FAILPOINTS", SLOW_STEPS)
         report = punished(root, "loop.save_every=20", "--mean-seconds", "60", "--minutes", "5")

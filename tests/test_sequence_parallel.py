@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sequence_worker
 import torch
+from gloo_ranks import run_ranks
 
 from data_pipeline.loader import DataConfig
 from launch.run_config import RunConfig
@@ -21,32 +17,12 @@ from wm.flow import draw_noise
 from wm.stages.encode_latents import EncodeLatentsConfig
 from wm.stages.train_dit import TrainDiTConfig
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two gloo processes found."""
     folder = tmp_path_factory.mktemp("sequence")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(Path(sequence_worker.__file__)), str(folder)],
-            env=os.environ | place | {"MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=900)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
+    outputs = run_ranks(sequence_worker.__file__, [str(folder)], 2, seconds=900)
     paths = [folder / f"results-{rank}.json" for rank in range(2)]
     assert all(path.exists() for path in paths), "\n".join(outputs)
     return [json.loads(path.read_text()) for path in paths]

@@ -1,18 +1,13 @@
 """Clips shared in pairs of processes, pairs with clips of their own, ZeRO over all: what one process would train."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sequence_zero_worker
+from gloo_ranks import run_ranks
 from sequence_zero_worker import STEPS, B
 
-ROOT = Path(__file__).parent.parent
 ZERO_STAGES = ("1", "3")
 
 pytestmark = pytest.mark.slow
@@ -22,25 +17,7 @@ pytestmark = pytest.mark.slow
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What four gloo processes found, by ZeRO stage."""
     folder = tmp_path_factory.mktemp("sequence-zero")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(Path(sequence_zero_worker.__file__)), str(folder), *ZERO_STAGES],
-            env=os.environ | place | {"MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(4)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=900)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
+    outputs = run_ranks(sequence_zero_worker.__file__, [str(folder), *ZERO_STAGES], 4, seconds=900)
     assert (folder / "results.json").exists(), "\n".join(outputs)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found

@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import pytest
 import tiny_stages
 import tiny_world
 import torch
+from gloo_ranks import run_ranks
 from tiny_stages import FAST, NUM_STEPS, B, T, batch, context, make, open_batches, run, vae_hash
 from tiny_world import HEIGHT, SPACE, WIDTH, some_action, some_frames
 from torch import Tensor
@@ -32,7 +29,6 @@ from wm.stages.train_dit import change_weight
 from wm.stages.train_vae import TrainVAEConfig
 
 KINDS = tuple(tiny_stages.CONFIGS)
-ROOT = Path(__file__).parent.parent
 BFLOAT16 = dataclasses.replace(FAST, precision="bfloat16")
 
 
@@ -319,31 +315,10 @@ def test_a_world_is_not_exported_with_the_controls_of_another(root: Path, tmp_pa
 def test_every_stage_on_zero_leaves_what_it_leaves_on_one_process(
     tmp_path: Path, world_size: int, zero_stages: list[str]
 ) -> None:
-    for rank, output in enumerate(launch(tmp_path, world_size, zero_stages)):
+    for rank, output in enumerate(run_ranks(tiny_stages.__file__, [str(tmp_path), *zero_stages], world_size, 600)):
         path = tmp_path / f"results-{rank}.json"
         assert path.exists(), output
         for name, found in json.loads(path.read_text()).items():
             # In bfloat16 means, over micro-batches at ZeRO 0 and over ranks, are rounded.
             limit = 2e-5 if name.endswith("float32") else 2e-2
             assert {kind: difference for kind, difference in found.items() if difference > limit} == {}, name
-
-
-def launch(folder: Path, world_size: int, zero_stages: list[str]) -> list[str]:
-    """What the ranks wrote to the terminal."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [{"RANK": str(r), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(r)} for r in range(world_size)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(Path(tiny_stages.__file__)), str(folder), *zero_stages],
-            env={**environment, **rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ranks
-    ]
-    return [worker.communicate(timeout=600)[0] for worker in workers]

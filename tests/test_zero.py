@@ -1,20 +1,14 @@
 """ZeroLearner at ZeRO 0 to 3 against LocalLearner, on one and on two gloo processes (zero_worker.py)."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import zero_worker
+from gloo_ranks import run_ranks
 
 from wm.engine.learner import LearnerConfig
 from wm.engine.zero import deepspeed_config
-
-ROOT = Path(__file__).parent.parent
 
 # Which reliability cases (cases.py) a check proves.
 PROVES = {
@@ -41,36 +35,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], d
     folder = tmp_path_factory.mktemp("zero")
     found = {}
     for world_size in (2, 1):
-        outputs = launch(folder, world_size)
+        outputs = run_ranks(zero_worker.__file__, [str(folder)], world_size, seconds=480)
         for rank, output in enumerate(outputs):
             path = folder / f"results-{world_size}-{rank}.json"
             assert path.exists(), f"rank {rank} of {world_size} died:\n{output}"
             found[world_size, rank] = json.loads(path.read_text()) | {"output": output}
     return found
-
-
-def launch(folder: Path, world_size: int) -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(zero_worker.__file__)), str(folder)]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(world_size), port],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        return [worker.communicate(timeout=480)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
 
 
 def assert_ok(results: dict[tuple[int, int], dict[str, str]], world_size: int, name: str) -> None:

@@ -1,6 +1,6 @@
 """The processes that test_zero.py starts: they put ZeroLearner through its laws and write down what held.
 
-Run as `zero_worker.py FOLDER RANK WORLD_SIZE PORT`. With two processes the checks of two ranks run, with one those of
+Run as `zero_worker.py FOLDER` by gloo_ranks.py. With two processes the checks of two ranks run, with one those of
 one rank, which also load what the two saved. Each result is "ok" or a traceback, by check.
 """
 
@@ -454,21 +454,19 @@ def run(check: Check, stage: int, world: World, folder: Path) -> str:
     return "ok"
 
 
-def main(folder: Path, rank: int, world_size: int, port: str) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    if world_size > 1:
-        place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-        os.environ.update(place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     world = World.from_environment("cpu", timeout_seconds=120)
-    checks = TWO_RANKS if world_size > 1 else ONE_RANK
+    path = folder / f"results-{world.world_size}-{world.rank}.json"
+    checks = TWO_RANKS if world.world_size > 1 else ONE_RANK
     results = {f"{check.__name__}-{stage}": "not run: one before failed" for check in checks for stage in range(4)}
     for check, stage in itertools.product(checks, range(4)):
         results[f"{check.__name__}-{stage}"] = outcome = run(check, stage, world, folder)
-        (folder / f"results-{world_size}-{rank}.json").write_text(json.dumps(results))
+        path.write_text(json.dumps(results))
         if outcome != "ok":
             os._exit(1)  # the other rank would wait for this one in a collective that never comes
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]))

@@ -56,7 +56,7 @@ class Down(nn.Module):
         frames = rearrange(joined, "b t c h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         x = self.film(self.enter(frames) + self.where(cosines) + aim, state.flatten(0, 1))
         levels = [x]
-        for fold, merge, block in zip(self.folds, self.merges, self.blocks, strict=False):
+        for fold, merge, block in zip(list(self.folds)[:-1], list(self.merges)[:-1], self.blocks, strict=True):
             x = block(merge(fold(x)))
             levels.append(x)
         x = self.merges[-1](self.folds[-1](x))
