@@ -7,9 +7,10 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
 
 from data_pipeline.schema import ACTIONS, LATENTS, META, SCHEMA_VERSION, TEXT, VIDEO, DataError, ShardEntry
 from wm.config import ConfigError, from_dict, to_dict
@@ -28,24 +29,29 @@ class Member(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
-class ClipEntry:
+class ClipEntry(msgspec.Struct, frozen=True):
     """One sample as the index knows it."""
 
-    shard: str  # file name of the tar
     key: str
     num_frames: int
-    changed: tuple[float, ...] = field(repr=False)  # per frame, fraction of pixels that differ from the frame before
-    members: dict[str, Member] = field(repr=False)  # by suffix
-    change: tuple[float, ...] = field(
-        default=(), repr=False
-    )  # per frame, how much happens; none where nobody stored it
+    changed: tuple[float, ...]  # per frame, fraction of pixels that differ from the frame before
+    members: dict[str, Member]  # by suffix
+    change: tuple[float, ...] = ()  # per frame, how much happens; none where nobody stored it
+    shard: str = ""  # file name of the tar; the index says it once, for all of its samples
 
     @property
     def span(self) -> tuple[int, int]:
         """Where its bytes begin and end: members of a sample are adjacent, in the order of the tar."""
         first, *_, last = self.members.values()
         return first.offset, last.offset + last.size
+
+
+class _Index(msgspec.Struct):
+    """The file beside a shard. Decoded straight into these classes: a dataset of many samples opens at the speed of that."""
+
+    schema_version: int
+    entry: dict[str, Any]
+    samples: tuple[ClipEntry, ...]
 
 
 def index_path(shard: Path) -> Path:
@@ -94,12 +100,14 @@ def load_index(shard: Path) -> tuple[ShardEntry, tuple[ClipEntry, ...]]:
     path = index_path(shard)
     try:
         with _without_collections():
-            tree = json.loads(path.read_bytes())
-            entry = from_dict(ShardEntry, tree["entry"])
-            return entry, tuple(_clip(entry.name, sample) for sample in tree["samples"])
+            index = msgspec.json.decode(path.read_bytes(), type=_Index)
+        entry = from_dict(ShardEntry, index.entry)
+        for clip in index.samples:  # nobody else has them yet
+            msgspec.structs.force_setattr(clip, "shard", entry.name)
+        return entry, index.samples
     except FileNotFoundError:
         problem = "is missing"
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, msgspec.DecodeError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
     raise DataError(f"{path} {problem}; make it again with: python -m tools.inspect_shards {shard.parent} --index")
 
@@ -114,12 +122,6 @@ def _without_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _clip(shard: str, sample: dict[str, Any]) -> ClipEntry:
-    members = {suffix: Member(*place) for suffix, place in sample["members"].items()}
-    changed, change = tuple(sample["changed"]), tuple(sample.get("change", ()))
-    return ClipEntry(shard, sample["key"], int(sample["num_frames"]), changed, members, change)
 
 
 def _walk(file: BinaryIO, name: str, digest: Any) -> Iterator[tuple[str, str, Member, bytes]]:
