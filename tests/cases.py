@@ -96,7 +96,6 @@ REMARKS = {
     "C-14": "rank 0 lists and tells the others; no file system with late listings is tried",
     "C-16": "it fails instead of being killed",
     "C-17": "there is one format so far",
-    "C-19": "measured by `python -m tools.bench_saving`, and not tested",
     "L-05": "signals are tried (T-10), Ray's own notice is not",
     "L-11": "the doctor compares interfaces; a machine with several was not there",
     "L-13": "one moment on Ray instead of fifty",

@@ -202,6 +202,9 @@ class Unwritable:
     def load(self, folder: Path) -> None:
         pass
 
+    def make_room(self) -> None:
+        pass
+
     def snapshot(self) -> "Unwritable":
         return self
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from test_loop import LineStage, open_batches, rows, start, stop_after
 from torch import nn
 
+from tools import bench_saving
 from wm.batch import Batch
 from wm.engine import checkpoint, failpoints, saving
 from wm.engine.host_memory import HostMemory
@@ -83,6 +84,24 @@ def test_host_memory_is_kept_and_follows_shapes():
     assert torch.equal(second["a"], one.t())
     assert memory.copy({"a": one})["a"].data_ptr() != place
     assert second["b"].data_ptr() == first["b"].data_ptr()
+
+
+def test_room_that_was_made_before_is_what_the_first_copy_fills():
+    memory, tensors = HostMemory(), {"a": torch.randn(3, 5), "b": torch.arange(4)}
+    memory.make(tensors)
+    copies = memory.copy(tensors)
+    assert all(torch.equal(copies[name], tensor) for name, tensor in tensors.items())
+    places = {name: copy.data_ptr() for name, copy in copies.items()}
+    memory.make({"a": torch.empty(3, 5)})  # what is there in time is used, whoever made it
+    assert memory.copy(tensors)["b"].data_ptr() == places["b"]
+
+
+@pytest.mark.slow
+@pytest.mark.case("C-19")
+def test_saving_blocks_for_less_than_a_fifth_of_a_naive_save(tmp_path: Path):
+    found = bench_saving.measure(int(30e6), rounds=3, folder=tmp_path, device="cpu")
+    assert found["blocked_to_naive"] < 0.2
+    assert found["first_blocked_to_naive"] < 0.2
 
 
 @pytest.mark.case("C-08")

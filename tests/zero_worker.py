@@ -368,6 +368,9 @@ class Half:
     def load(self, folder: Path) -> None:
         pass
 
+    def make_room(self) -> None:
+        pass
+
     def snapshot(self) -> "Half":
         return self
 

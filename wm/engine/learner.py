@@ -258,6 +258,10 @@ class LocalLearner:
         if self._world.rank == 0:
             self._file().save(folder)
 
+    def make_room(self) -> None:
+        if self._world.rank == 0:
+            self._memory.make(self._file().tensors)
+
     def snapshot(self) -> Snapshot:
         return self._file().copied(self._memory) if self._world.rank == 0 else Nothing()
 

@@ -102,9 +102,8 @@ class _Progress:
         trust: bool,
     ):
         self._stage, self._config, self._folder, self._world = stage, config, folder, world
-        self._tree: dict[str, Any] = json.loads(
-            json.dumps(config_tree)
-        )  # as the manifest gives it back: lists, no tuples
+        # As the manifest gives it back: lists, no tuples.
+        self._tree: dict[str, Any] = json.loads(json.dumps(config_tree))
         self._root, self._trust = folder / "checkpoints", trust
         self._saver = Saver(self._root, world, self._tree, config.keep_last, config.async_save, on_checkpoint)
         self._step, self._cursor = 0, 0
@@ -137,6 +136,8 @@ class _Progress:
     def train(self, open_batches: OpenBatches, stop: Callable[[], bool]) -> None:
         """Step until the end or until any rank wants to stop; go back where training diverged."""
         self._started_at = self._logged_at = time.monotonic()
+        if self._config.save_every:
+            self._saver.make_room(self._stage.parts())
         while self._step < self._config.num_steps and not self._stopped:
             try:
                 self._steps(open_batches, stop)

@@ -25,9 +25,13 @@ class Snapshot(Protocol):
 
 
 class Part(Snapshot, Protocol):
-    """What a checkpoint holds under one name. Every rank calls all three."""
+    """What a checkpoint holds under one name. Every rank calls all four."""
 
     def load(self, folder: Path) -> None: ...
+
+    def make_room(self) -> None:
+        """Begin to make the host memory of snapshots, beside the training, so that the first keeps nobody waiting for it."""
+        ...
 
     def snapshot(self) -> Snapshot:
         """The values of this moment, in host memory, until the next call.

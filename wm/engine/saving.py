@@ -52,6 +52,11 @@ class Saver:
         self.failed_saves, self.failed_deletions = 0, 0  # in a row
         self.blocked_seconds = 0.0  # that the last save kept the training waiting
 
+    def make_room(self, parts: Mapping[str, Part]) -> None:
+        """Begin to make what saving beside the training needs."""
+        for part in parts.values() if self._beside else ():
+            part.make_room()
+
     def save(self, step: int, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
         """Save `step`. A failure is logged and counted, and training goes on: an old checkpoint is better than no run."""
         start = time.monotonic()

@@ -203,6 +203,11 @@ class ZeroLearner:
             if self._writes:
                 self._file().save(folder)
 
+    def make_room(self) -> None:
+        with self._masters.gathered(False):
+            if self._writes:
+                self._memory.make(self._file().tensors)
+
     def snapshot(self) -> Snapshot:
         with self._masters.gathered(False):
             return self._file().copied(self._memory) if self._writes else Nothing()

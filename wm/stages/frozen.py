@@ -46,6 +46,9 @@ class FrozenModule(Generic[Module]):
         if self.filled and is_first_rank():
             _Weights(self.module.state_dict()).save(folder)
 
+    def make_room(self) -> None:
+        """Nothing: weights that do not change are held once, and small beside what trains."""
+
     def snapshot(self) -> Snapshot:
         if self.filled and is_first_rank() and not self._held:
             self._held = {k: v.detach().to("cpu", copy=True) for k, v in self.module.state_dict().items()}
