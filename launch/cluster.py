@@ -26,7 +26,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from launch import elastic, prepare, worker
 from launch.entry import StageError
-from launch.resources import START_SECONDS
+from launch.resources import MEET_SECONDS, SILENT_SECONDS, START_SECONDS
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
@@ -42,8 +42,8 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a stage is seen that late; the default is 2 s
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{START_SECONDS:g}",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "180",  # for a worker that is stopped, its watchdog too; the default is 600
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "900",  # the default is to wait for ever
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{SILENT_SECONDS:g}",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{MEET_SECONDS:g}",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }

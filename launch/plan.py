@@ -151,7 +151,8 @@ def plan(run: RunConfig, work: Work, machine: Machine, gpu: str, samples: float 
     yield f"  MFU           {used:.1%}, if nothing overlaps and data is never late"
     rate = batch * work.sample_bytes / time.total
     yield f"  data          {batch / time.total:,.1f} samples a second, {rate / 1e6:,.1f} MB/s over all nodes, before compression"
-    yield f"  checkpoints   {_checkpoints(work, loop.keep_last) / 1e9:.2f} GB for {loop.keep_last} and the next one"
+    kept = loop.keep_last + (loop.num_steps // loop.keep_every if loop.keep_every else 0)
+    yield f"  checkpoints   {_checkpoints(work, kept + 1) / 1e9:.2f} GB for {kept} and the next one"
     wanted = samples or float(loop.num_steps * batch)
     hours = wanted / batch * time.total / 3600
     yield f"  to the end    {wanted:,.0f} samples: {hours / 24:.2f} days, {hours * ranks:,.1f} GPU-hours"
@@ -205,8 +206,8 @@ def _sent(work: Work, ranks: int, micro_batches: int) -> float:
     return sum(sent(one.parameters, one.config, ranks, micro_batches) for one in work.learned)
 
 
-def _checkpoints(work: Work, keep_last: int) -> float:
-    return (keep_last + 1) * CHECKPOINT_BYTES * work.parameters
+def _checkpoints(work: Work, count: int) -> float:
+    return count * CHECKPOINT_BYTES * work.parameters
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from launch import stage_state
 from launch.entry import INTERRUPTED, OK, guarded, sole_user, spoken
 from launch.progress import clock
-from launch.resources import START_SECONDS, Resources
+from launch.resources import MEET_SECONDS, SILENT_SECONDS, START_SECONDS, Resources
 from launch.run_config import load_run
 from launch.runtime import Runtime, ThisProcess
 from launch.stages import check_inputs, describe, run_stage
@@ -85,9 +85,9 @@ def run_file(arguments: argparse.Namespace, command: str) -> int:
 
 def patience(resources: Resources, on_ray: bool) -> str:
     """The time-outs of a training, in a line."""
-    start = f"workers start within {START_SECONDS:g} s, " if on_ray else ""
+    workers = f"workers start within {START_SECONDS:g} s, meet within {MEET_SECONDS:g} s and answer within {SILENT_SECONDS:g} s, "
     return (
-        f"time-outs: {start}a phase of a step within {resources.timeout_seconds:g} s (resources.timeout_seconds), "
+        f"time-outs: {workers if on_ray else ''}a phase of a step within {resources.timeout_seconds:g} s (resources.timeout_seconds), "
         f"a collective within {resources.collective_seconds:g} s"
     )
 

@@ -92,14 +92,10 @@ CASES = {
 REMARKS = {
     "D-18": "workers are threads, of which none can be killed by itself: an error in one of them is tried",
     "T-11": "needs a GPU whose memory can be filled",
-    "C-07": "there is no keep-every",
-    "C-14": "rank 0 lists and tells the others; no file system with late listings is tried",
-    "C-16": "it fails instead of being killed",
     "C-17": "there is one format so far",
     "L-05": "signals are tried (T-10), Ray's own notice is not",
     "L-11": "the doctor compares interfaces; a machine with several was not there",
     "L-13": "one moment on Ray instead of fifty",
-    "L-15": "Ray's own are set in launch/cluster.py and not said",
 }
 
 

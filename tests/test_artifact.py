@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_world
 import torch
+from dying import die_in
 from tiny_stages import make_root, vae_hash
 from tiny_world import CARD, some_action, some_frames
 
@@ -147,6 +149,25 @@ def test_a_failure_while_writing_leaves_the_old_artifact_whole(folder: Path) -> 
     save(other, folder, "again")
     assert load(folder).manifest.world == "other"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["artifact"]
+
+
+@pytest.mark.case("C-16")
+def test_killed_anywhere_it_leaves_a_whole_artifact_and_the_next_export_clears_up(folder: Path, tmp_path: Path) -> None:
+    other = tiny_world.world(starts=STARTS[:1], world="other")
+    shutil.copytree(folder, tmp_path / "untouched")
+    total = die_in(lambda: save(other, folder, "again"), None)
+    new, ended = {path.name: path.read_bytes() for path in folder.iterdir()}, []
+    for number in range(20):
+        root = tmp_path / str(number)
+        shutil.copytree(tmp_path / "untouched", root / "artifact")
+        assert die_in(lambda root=root: save(other, root / "artifact", "again"), 1 + number * total // 20) == 0
+        found = root / "artifact" if (root / "artifact").exists() else root / "artifact.old"
+        ended.append(load(found).manifest.world)
+        save(other, root / "artifact", "again")
+        assert {path.name: path.read_bytes() for path in (root / "artifact").iterdir()} == new
+        assert [path.name for path in root.iterdir()] == ["artifact"]
+    assert ended == sorted(ended, reverse=True)  # the old one first, and then the new one
+    assert ended[0] == "tiny"
 
 
 @pytest.mark.case("C-15")

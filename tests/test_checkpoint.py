@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gloo_ranks import run_ranks
 
 from wm.engine import checkpoint, commit
 from wm.engine.checkpoint import CheckpointError
+from wm.engine.commit import Keep
 from wm.engine.lock import locked
 from wm.engine.world import World
 
@@ -131,6 +133,14 @@ def test_a_damaged_newest_gives_way_with_a_warning(tmp_path: Path, damage: str, 
     assert "step-2" in caplog.text
 
 
+@pytest.mark.case("C-14")
+def test_ranks_agree_where_the_listing_of_one_is_late(tmp_path: Path):
+    said = run_ranks(str(ROOT / "tests" / "late_listing_worker.py"), [str(tmp_path)], 2, 120)
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [rank.pop("listed") for rank in ranks] == [["step-2", "step-1"], ["step-1"]], said
+    assert ranks[0] == ranks[1] == {"found": "step-2", "state": {"step": 2}, "words": "step 2"}
+
+
 def test_nothing_intact_is_an_error_and_nothing_saved_is_not(tmp_path: Path):
     assert checkpoint.newest_intact(tmp_path, WORLD) is None
     (write(tmp_path, 1) / "words/words.txt").write_text("step 2")
@@ -159,10 +169,18 @@ def test_retention_keeps_the_newest_and_touches_only_ours(tmp_path: Path):
         write(tmp_path, step)
     for name in ("step-9.partial", "step-1.deleted", "step-10", "step-x", "notes"):
         (tmp_path / name).mkdir(exist_ok=True)
-    commit.retain(tmp_path, 2, WORLD)
+    commit.retain(tmp_path, Keep(2), WORLD)
     assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-5", "step-10", "step-x", "notes"}
-    commit.retain(tmp_path, 0, WORLD)
+    commit.retain(tmp_path, Keep(0), WORLD)
     assert checkpoint.latest(tmp_path) == tmp_path / "step-5"
+
+
+@pytest.mark.case("C-07")
+def test_retention_keeps_every_so_many_steps_too(tmp_path: Path):
+    for step in range(1, 12):
+        write(tmp_path, step)
+        commit.retain(tmp_path, Keep(last=2, every=4), WORLD, saved=step)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-8", "step-10", "step-11"}
 
 
 def test_other_parts_are_refused(tmp_path: Path):
@@ -239,7 +257,7 @@ def save_without_end(root: Path, step: int, reported: Any) -> None:
         step += 1
         commit.save(root, step, {"twenty": Twenty()}, {"step": step}, WORLD, {})
         reported.value = step
-        commit.retain(root, 2, WORLD)
+        commit.retain(root, Keep(2), WORLD)
 
 
 @pytest.mark.case("C-01")

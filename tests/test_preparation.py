@@ -1,12 +1,8 @@
 """Preparing data dies anywhere and is run again: the same bytes, nothing lost, nothing twice, nothing half under its name."""
 
 import dataclasses
-import multiprocessing
 import os
 import random
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from launch.recordings import RecordConfig, make_recordings, record_shard
 from launch.resources import Resources
 from launch.shard_work import map_here, noted
 from launch.stage_state import move_aside
+from tests.dying import die_in
 from tests.test_shards import make_manifest, make_sample
 from tests.tiny_world import HEIGHT, VAE, WIDTH, some_frames, vae
 from wm.artifact import VAEWeights, save_weights
@@ -28,38 +25,6 @@ from wm.config import to_dict
 from wm.stages.encode_latents import EncodeLatentsConfig, Encoder
 
 SHARDS = ((0, 1), (2,), (3, 4, 5))
-FORK = multiprocessing.get_context("fork")
-
-
-class Countdown:
-    """Kills its process at the `place`-th call of a function of Python or C; None only counts."""
-
-    def __init__(self, place: int | None) -> None:
-        self.place, self.count = place, 0
-
-    def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        if event in ("call", "c_call"):
-            self.count += 1
-            if self.count == self.place:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_in(work: Callable[[], Any], place: int | None) -> int:
-    """Run `work` in a process that is killed at `place`; the number of calls that it made, 0 if it was killed."""
-    counted = FORK.Value("q", 0)
-
-    def child() -> None:
-        countdown = Countdown(place)
-        sys.setprofile(countdown)
-        work()
-        sys.setprofile(None)
-        counted.value = countdown.count
-
-    process = FORK.Process(target=child)
-    process.start()
-    process.join(120)
-    assert process.exitcode == (0 if counted.value else -signal.SIGKILL)
-    return counted.value
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,13 +1,16 @@
 """Wrong input to the commands of `launch`: one line that says what to do, exit code 2, nothing touched."""
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
 
 from launch import pipeline, run, stage_state
+from launch.cluster import SETTINGS
 from launch.entry import StageError, explain, sole_user
 from launch.recordings import seed_of
+from launch.resources import Resources
 from launch.run_config import load_run, scaled
 from wm.config import ConfigError
 
@@ -110,6 +113,18 @@ def test_errors_in_a_line() -> None:
     assert explain(ConfigError("a\n b")) == "a b"
     assert explain(StageError("lost")) == "lost"
     assert "KeyError" in explain(KeyError("x"))
+
+
+@pytest.mark.case("L-15")
+@pytest.mark.parametrize("on_ray", [True, False])
+def test_every_time_out_is_said_and_is_what_ray_is_told(on_ray: bool) -> None:
+    said = [
+        float(number) for number in re.findall(r"within (\d+) s", run.patience(Resources(timeout_seconds=60), on_ray))
+    ]
+    rays = [float(SETTINGS[f"RAY_TRAIN_{name}_TIMEOUT_S"]) for name in ("WORKER_GROUP_START", "COLLECTIVE")]
+    rays.append(float(SETTINGS["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"]))
+    assert said == (rays if on_ray else []) + [60, 90]
+    assert max(said) <= 1800
 
 
 def test_hours_scale_the_training_and_nothing_else() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from tools import bench_saving
 from wm.batch import Batch
 from wm.engine import checkpoint, failpoints, saving
+from wm.engine.commit import Keep
 from wm.engine.host_memory import HostMemory
 from wm.engine.loop import LoopConfig, run
 from wm.engine.protocols import Metrics, Part
@@ -40,7 +41,7 @@ def tensors(path: Path) -> dict[str, Any]:
 
 
 def saver(root: Path, beside: bool = True, heard: Any = None) -> Saver:
-    return Saver(root, WORLD, {}, 9, beside, heard)
+    return Saver(root, WORLD, {}, Keep(9), beside, heard)
 
 
 def steps_of(stage: LineStage, first: int, last: int) -> None:

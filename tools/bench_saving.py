@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wm.engine.commit import Keep
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.saving import Saver
 from wm.engine.world import World
@@ -75,7 +76,7 @@ def measure(parameters: int, rounds: int, folder: Path, device: str) -> dict[str
 
 
 def _saver(root: Path, beside: bool) -> Saver:
-    return Saver(root, World.single(), {}, keep_last=1, beside=beside)
+    return Saver(root, World.single(), {}, Keep(1), beside=beside)
 
 
 def _naive_save(learner: LocalLearner, path: Path) -> None:

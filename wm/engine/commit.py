@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wm.durable import sync
 from wm.engine import failpoints
@@ -54,8 +54,15 @@ def save(
     return final
 
 
-def retain(root: Path, keep_last: int, world: World, saved: int | None = None) -> str | None:
-    """Delete whole checkpoints but the `keep_last` newest, and what killed runs left behind. Other folders stay.
+class Keep(NamedTuple):
+    """Which whole checkpoints stay."""
+
+    last: int  # the newest
+    every: int = 0  # and those at a multiple of so many steps; 0: no more
+
+
+def retain(root: Path, keep: Keep, world: World, saved: int | None = None) -> str | None:
+    """Delete the whole checkpoints that `keep` does not name, and what killed runs left behind. Other folders stay.
 
     `saved` is the step that was just saved, so known to be intact: it stays, and newer ones, which the run has left
     behind because they are damaged, neither count nor go. Why something could not be deleted, on every rank; else None.
@@ -63,15 +70,18 @@ def retain(root: Path, keep_last: int, world: World, saved: int | None = None) -
     message = None
     if world.rank == 0:
         try:
-            _retire(root, keep_last, saved)
+            _retire(root, keep, saved)
         except OSError as error:  # a disk that became read-only: an old checkpoint too many is worth no run
             message = str(error)
     return world.broadcast_object(message)
 
 
-def _retire(root: Path, keep_last: int, saved: int | None) -> None:
-    found = [path for path in checkpoints(root) if saved is None or int(path.name.removeprefix("step-")) <= saved]
-    for path in found[max(1, keep_last) :]:
+def _retire(root: Path, keep: Keep, saved: int | None) -> None:
+    found = [(path, int(path.name.removeprefix("step-"))) for path in checkpoints(root)]
+    settled = [(path, step) for path, step in found if saved is None or step <= saved]
+    for path, step in settled[max(1, keep.last) :]:
+        if keep.every and step % keep.every == 0:
+            continue
         # Renamed first: killed in between, what is left is no checkpoint, instead of half of one.
         path.rename(path.with_name(f"{path.name}.deleted"))
         failpoints.reach("checkpoint.retire")

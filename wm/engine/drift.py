@@ -15,6 +15,7 @@ ALWAYS_ALLOWED = (
     "save_every",
     "sample_every",
     "keep_last",
+    "keep_every",
     "async_save",
     "resources",
     "shard_cache",

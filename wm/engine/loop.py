@@ -20,6 +20,7 @@ from torch import Tensor
 from wm.config import config, dump
 from wm.durable import write_text
 from wm.engine import checkpoint, failpoints, phases
+from wm.engine.commit import Keep
 from wm.engine.drift import refuse_drift
 from wm.engine.lock import locked
 from wm.engine.metrics import MetricsLog
@@ -44,15 +45,14 @@ class LoopConfig:
     save_every: int = 500  # the end is always saved
     sample_every: int = 0
     keep_last: int = 2  # checkpoints that stay
+    keep_every: int = 0  # those at a multiple of so many steps stay too
     async_save: bool = True  # write them beside the training, from a copy in host memory
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps {self.num_steps} must be at least 1")
-        if min(self.log_every, self.save_every, self.sample_every) < 0 or self.keep_last < 1:
-            raise ValueError(
-                "log_every, save_every and sample_every must not be negative; keep_last must be at least 1"
-            )
+        if min(self.log_every, self.save_every, self.sample_every, self.keep_every) < 0 or self.keep_last < 1:
+            raise ValueError("log_, save_, sample_ and keep_every must not be negative; keep_last must be at least 1")
 
 
 def run(
@@ -105,7 +105,8 @@ class _Progress:
         # As the manifest gives it back: lists, no tuples.
         self._tree: dict[str, Any] = json.loads(json.dumps(config_tree))
         self._root, self._trust = folder / "checkpoints", trust
-        self._saver = Saver(self._root, world, self._tree, config.keep_last, config.async_save, on_checkpoint)
+        keep = Keep(config.keep_last, config.keep_every)
+        self._saver = Saver(self._root, world, self._tree, keep, config.async_save, on_checkpoint)
         self._step, self._cursor = 0, 0
         self._stragglers = Stragglers(world)
         self._rollbacks, self._rollbacks_in_a_row, self._rolled_back_to = 0, 0, -1

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from wm.engine import commit, failpoints
 from wm.engine.checkpoint import CheckpointError, on_every_rank
+from wm.engine.commit import Keep
 from wm.engine.protocols import OnCheckpoint, Part, Snapshot
 from wm.engine.world import World
 
@@ -39,11 +40,11 @@ class Saver:
         root: Path,
         world: World,
         config_tree: Mapping[str, Any],
-        keep_last: int,
+        keep: Keep,
         beside: bool,
         on_checkpoint: OnCheckpoint | None = None,
     ):
-        self._root, self._world, self._tree, self._keep_last = root, world, config_tree, keep_last
+        self._root, self._world, self._tree, self._keep = root, world, config_tree, keep
         self._on_checkpoint = on_checkpoint
         self._writers = world.apart(WRITE_SECONDS) if beside else world
         self._beside = beside
@@ -125,7 +126,7 @@ class Saver:
         path = commit.save(self._root, step, parts, state, world, self._tree)
         files = [file for file in path.rglob("*") if file.is_file()]
         failpoints.reach("checkpoint.published", max(files, key=lambda file: file.stat().st_size))
-        return Written(path, commit.retain(self._root, self._keep_last, world, saved=step))
+        return Written(path, commit.retain(self._root, self._keep, world, saved=step))
 
     def _succeeded(self, step: int, written: Written) -> None:
         self.failed_saves, self.saved_step = 0, step
