@@ -24,8 +24,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from launch import elastic, prepare, worker
-from launch.entry import StageError
+from launch import elastic, preemption, prepare, worker
+from launch.entry import Preempted, StageError
 from launch.resources import MEET_SECONDS, SILENT_SECONDS, START_SECONDS
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
@@ -143,8 +143,9 @@ def check_resources(run: RunConfig) -> None:
 
 
 def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> tuple[dict[str, Any], bool]:
-    """The result of one attempt, and whether it stopped only to go on with more workers.
+    """The result of one attempt, and whether it stopped only to go on with more workers, or without a node that leaves.
 
+    Preempted where a node leaves and the run needs all its workers.
     In a thread: Ray would take the interrupt from the keyboard for itself on the main one.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,14 @@ def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> tuple[dict[st
             stop.unlink(missing_ok=True)
             shutil.rmtree(folder / ".ray", ignore_errors=True)
     result: dict[str, Any] = outcome.result().return_value
-    return result, bool(result.get("stopped")) and grows.is_set() and not interrupted
+    preempted = result.pop("preempted")
+    if interrupted or not result.get("stopped"):
+        return result, False
+    if preempted and not run.resources.elastic:
+        raise Preempted(f"saved at step {result['step']}: Ray takes a node away that a worker is on")
+    if preempted:
+        log.warning("saved at step %d: a node will be taken away; goes on without it", result["step"])
+    return result, preempted or grows.is_set()
 
 
 def _fulfil(outcome: "Future[ray.train.Result]", trainer: TorchTrainer) -> None:
@@ -203,7 +211,7 @@ def _trainer(run: RunConfig, root: Path, folder: Path, num_workers: int, trust: 
         run_config=ray.train.RunConfig(
             name=f"{folder.name}-{time.time_ns()}",
             storage_path=str((folder / ".ray").resolve()),
-            failure_config=ray.train.FailureConfig(max_failures=0),
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
             worker_runtime_env={"env_vars": environment},
         ),
     )
@@ -217,9 +225,16 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     stop = run.output(root) / STOP
-    return worker.train(
-        run, root, world, on_checkpoint=_report, should_stop=stop.exists, trust_checkpoint=settings["trust"]
+    result = worker.train(
+        run,
+        root,
+        world,
+        on_checkpoint=_report,
+        should_stop=lambda: stop.exists() or preemption.noticed(),
+        trust_checkpoint=settings["trust"],
     )
+    # One rank may have heard it a moment before the others, and Ray returns what rank 0 says.
+    return result | {"preempted": world.any(preemption.noticed())}
 
 
 def _report(step: int, folder: Path) -> None:

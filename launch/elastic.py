@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from launch.entry import StageError
+from launch.preemption import leaving
 from launch.resources import Resources
 from launch.run_config import RunConfig
 from wm.config import ConfigError
@@ -111,11 +112,12 @@ def _watch(run: RunConfig, now: int, stop: Path, asked: threading.Event, over: t
 
 
 def answering() -> list[dict[str, float]]:
-    """The resources of each node that is in the cluster and takes a connection.
+    """The resources of each node that is in the cluster to stay and takes a connection.
 
     A node that is cut off counts as alive for Ray until it has missed its health checks, half a minute and more.
     """
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
+    going = leaving()
+    return [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in going and _answers(n)]
 
 
 def _answers(node: Mapping[str, Any]) -> bool:

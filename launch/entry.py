@@ -21,10 +21,14 @@ class StageError(RuntimeError):
     """A stage failed by itself: no file or setting is known to be wrong. The traceback is in a file that it names."""
 
 
+class Preempted(RuntimeError):
+    """A training saved and stopped because a machine of it will be taken away."""
+
+
 def guarded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
     """The exit code of `work`. An error becomes one line on stderr that says what to do; `command` goes on.
 
-    What SIGTERM interrupted ends with REQUEUE, what the keyboard did with INTERRUPTED.
+    What SIGTERM interrupted or the cluster preempted ends with REQUEUE, what the keyboard did with INTERRUPTED.
     """
     terminated = False
 
@@ -45,6 +49,9 @@ def _coded(work: Callable[[], int], command: str, show_traceback: bool) -> int:
     except KeyboardInterrupt:
         say(f"interrupted; what is finished stays. Go on with: {command}")
         return INTERRUPTED
+    except Preempted as notice:
+        say(f"{notice}. Go on with: {command}")
+        return REQUEUE
     except Exception as error:
         if show_traceback:
             traceback.print_exc()

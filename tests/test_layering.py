@@ -75,7 +75,9 @@ ENGINE_FOR_STAGES = {
 HEAVY: dict[str, tuple[str, ...]] = {
     "deepspeed": ("wm/engine/zero.py",),
     "jinja2": ("launch/render.py",),
-    "ray": ("launch/cluster.py", "launch/elastic.py", "launch/everywhere.py", "launch/nodes.py", "launch/prepare.py"),
+    "ray": tuple(
+        f"launch/{name}.py" for name in ("cluster", "elastic", "everywhere", "nodes", "preemption", "prepare")
+    ),
     "fsspec": ("data_pipeline/remote.py",),
     "aiohttp": ("data_pipeline/remote.py",),
     "webdataset": ("data_pipeline/bench.py",),
