@@ -17,9 +17,9 @@ from data_pipeline.shards import Dataset
 from launch.resources import Resources
 from launch.shard_work import MapTasks
 from wm import artifact
+from wm.caption_clips import draw_captions
 from wm.caption_match import Match
 from wm.config import ConfigError, from_dict
-from wm.rollout import WorldSession
 from wm.stages.evaluate import reconstruction
 from wm.stages.evaluate_captions import VAE, CaptionEvaluation, EvaluateCaptionsConfig
 from wm.stages.video_clips import encoder
@@ -75,12 +75,11 @@ def open_caption_evaluation(
     hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]
     return settings.build(
         folder=folder,
-        open_session=partial(WorldSession, world),
+        draw_captions=partial(draw_captions, world),
         reconstruct=reconstruction(world.vae, device),
         videos=videos,
         captions=captions,
         match=match_of(recordings.manifest),
-        space=recordings.manifest.action_space,
         seed=seed,
         fingerprint=" ".join(hashes),
         aids=Aids(encode=encoder(world.vae, device), device=device, seed=seed),

@@ -10,11 +10,12 @@ from test_caption import WORDS
 from tiny_world import CARD, SPACE, world
 
 from data_pipeline.video import decode
-from tools.draw import draw, main
+from tools.draw import DEFAULT_FRAMES, draw, main
 from wm import artifact
-from wm.batch import Action
+from wm.batch import Action, Given
 from wm.rollout import WorldSession
 from wm.stages.export import model_card
+from wm.whole_clip import draw_clip
 
 CAPTION = "a red circle"
 
@@ -49,6 +50,14 @@ def test_seed_text_and_guidance_each_make_another_clip() -> None:
     assert not np.array_equal(draw(spoken, CAPTION, num_frames=4, seed=1), first)
     assert not np.array_equal(draw(spoken, "a blue square", num_frames=4), first)
     assert not np.array_equal(draw(spoken, CAPTION, num_frames=4, guidance=20.0), first)
+
+
+def test_a_model_that_sees_all_frames_at_once_draws_them_at_once() -> None:
+    whole = dataclasses.replace(WORDS, dit=dataclasses.replace(WORDS.dit, causal=False, recall=0, window=0))
+    spoken = world(dataclasses.replace(CARD, denoiser=whole, num_steps=2))
+    clip = draw_clip(spoken, Given(Action.idle(SPACE, 1, 4), (CAPTION,)), 1, 4, seed=5)
+    assert np.array_equal(draw(spoken, CAPTION, num_frames=4, seed=5), clip[0].permute(0, 2, 3, 1).numpy())
+    assert len(draw(spoken, CAPTION)) == DEFAULT_FRAMES
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from torch import Tensor
 from data_pipeline.environments.shapes import Claim, Shapes, ShapesConfig, draw, draw_scene
 from data_pipeline.schema import DatasetManifest
 from launch.captions import match_of
-from wm.batch import Action
 from wm.caption_match import match_rates, verdicts
 from wm.config import ConfigError, to_dict
 from wm.stages.caption_report import write_caption_report
@@ -36,23 +35,6 @@ def clip_of(caption: str, seed: int = 0) -> Tensor:
     return torch.from_numpy(video).permute(0, 3, 1, 2)
 
 
-class TrueSession:
-    """Draws what it is told, or what `heard` makes of it."""
-
-    def __init__(self, heard: Callable[[str], str], seed: int) -> None:
-        self.heard, self.seed = heard, seed
-
-    def begin(self, text: tuple[str, ...] | None = None) -> None:
-        assert text is not None
-        self.clips = torch.stack([clip_of(self.heard(caption), self.seed + i) for i, caption in enumerate(text)])
-        self.frame = 0
-
-    def step(self, action: Action) -> Tensor:
-        assert action.pointer.shape[:2] == (len(self.clips), 1)
-        self.frame += 1
-        return self.clips[:, self.frame - 1]
-
-
 def some_captions(count: int) -> list[str]:
     rng = np.random.default_rng(2)
     return [str(draw_scene(WORLD, rng).claim) for _ in range(count)]
@@ -60,15 +42,20 @@ def some_captions(count: int) -> list[str]:
 
 def evaluation(folder: Path, heard: Callable[[str], str] = str, **changes: object) -> CaptionEvaluation:
     captions = some_captions(11)
+
+    def draw_captions(said: tuple[str, ...], num_frames: int, *, model: str, num_steps: int, seed: int) -> Tensor:
+        """True clips of what `heard` makes of the captions."""
+        assert num_frames == WORLD.num_frames
+        return torch.stack([clip_of(heard(caption), seed + i) for i, caption in enumerate(said)])
+
     config = EvaluateCaptionsConfig(**{"num_clips": 10, "batch": 4, "shown_clips": 3, "student": None, **changes})
     return config.build(
         folder=folder,
-        open_session=lambda *, model, num_steps, seed, batch: TrueSession(heard, seed),
+        draw_captions=draw_captions,
         reconstruct=lambda frames: frames,
         videos=torch.stack([clip_of(caption, 50 + i) for i, caption in enumerate(captions)]),
         captions=captions,
         match=MATCH,
-        space=SPACE,
         seed=7,
         fingerprint="weights",
     )

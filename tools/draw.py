@@ -13,10 +13,8 @@ import numpy as np
 
 from tools.film import Film
 from wm.artifact import World, load
-from wm.batch import Action, Given
+from wm.caption_clips import draw_captions
 from wm.conditioning.caption import TextConditionerConfig
-from wm.rollout import WorldSession
-from wm.whole_clip import draw_clip, is_drawn_whole
 
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 DEFAULT_FRAMES = 16  # of a clip by a model that looks back without limit
@@ -62,20 +60,9 @@ def draw(
         card = dataclasses.replace(card, text_guidance_scale=guidance)
         manifest = dataclasses.replace(world.manifest, models={**world.manifest.models, model: card})
         world = dataclasses.replace(world, manifest=manifest)
-    if is_drawn_whole(world, model):
-        frames = num_frames or card.denoiser.dit.window or DEFAULT_FRAMES
-        given = Given(Action.idle(card.shape.action_space, 1, frames), (text,))
-        clip = draw_clip(world, given, 1, frames, model=model, num_steps=num_steps, seed=seed)
-        return clip[0].permute(0, 2, 3, 1).cpu().numpy()
-    session = WorldSession(world, model=model, num_steps=num_steps, seed=seed)
-    session.begin((text,))
-    idle = Action.idle(card.shape.action_space, 1, 1)
-    return np.stack(
-        [
-            session.step(idle)[0].permute(1, 2, 0).numpy()
-            for _ in range(num_frames or card.denoiser.dit.window or DEFAULT_FRAMES)
-        ]
-    )
+    frames = num_frames or card.denoiser.dit.window or DEFAULT_FRAMES
+    clip = draw_captions(world, (text,), frames, model=model, num_steps=num_steps, seed=seed)
+    return clip[0].permute(0, 2, 3, 1).numpy()
 
 
 def _save(clip: np.ndarray, path: Path, enlarge: int, fps: float) -> None:

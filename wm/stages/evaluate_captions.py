@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from wm.batch import Action, ActionSpace
 from wm.caption_match import Match, match_rates, verdicts
 from wm.config import config, content_hash
 from wm.durable import write_text
@@ -24,15 +23,12 @@ from wm.stages.video_measures import Aids, Compared, VideoMeasure, VideosConfig
 VAE = "vae"  # the unit of the tokenizer alone
 
 
-class CaptionSession(Protocol):
-    """What draws clips from captions; `wm.rollout.WorldSession` is one."""
+class DrawCaptions(Protocol):
+    """(captions, num_frames) -> (B, num_frames, 3, H, W) uint8; `wm.caption_clips.draw_captions` of a world."""
 
-    def begin(self, text: tuple[str, ...] | None = None) -> None: ...
-    def step(self, action: Action) -> Tensor: ...
-
-
-class OpenCaptionSession(Protocol):
-    def __call__(self, *, model: str, num_steps: int, seed: int, batch: int) -> CaptionSession: ...
+    def __call__(
+        self, captions: tuple[str, ...], num_frames: int, *, model: str, num_steps: int, seed: int
+    ) -> Tensor: ...
 
 
 def caption_targets(unit: str) -> tuple[Target, ...]:
@@ -72,12 +68,11 @@ class EvaluateCaptionsConfig:
         self,
         *,
         folder: Path,
-        open_session: OpenCaptionSession,
+        draw_captions: DrawCaptions,
         reconstruct: Reconstruct,
         videos: Tensor,  # (N, T, 3, H, W) uint8, held out
         captions: Sequence[str],
         match: Match,
-        space: ActionSpace,
         seed: int,
         fingerprint: str,  # of the weights: a unit that was measured on other ones is measured again
         aids: Aids | None = None,  # of the further measures
@@ -91,12 +86,11 @@ class EvaluateCaptionsConfig:
         return CaptionEvaluation(
             self,
             folder,
-            open_session,
+            draw_captions,
             reconstruct,
             videos[:count],
             tuple(captions[:count]),
             match,
-            space,
             seed,
             fingerprint,
             aids or Aids(seed=seed),
@@ -109,12 +103,11 @@ class CaptionEvaluation:
 
     config: EvaluateCaptionsConfig
     folder: Path
-    open_session: OpenCaptionSession
+    draw_captions: DrawCaptions
     reconstruct: Reconstruct
     videos: Tensor
     captions: tuple[str, ...]
     match: Match
-    space: ActionSpace
     seed: int
     fingerprint: str
     aids: Aids
@@ -152,10 +145,8 @@ class CaptionEvaluation:
         parts = []
         for start in range(0, len(self.captions), self.config.batch):
             text = self.captions[start : start + self.config.batch]
-            session = self.open_session(model=model, num_steps=steps, seed=self.seed + start, batch=len(text))
-            session.begin(text)
-            idle = Action.idle(self.space, len(text), 1)
-            parts.append(torch.stack([session.step(idle).cpu() for _ in range(self.videos.shape[1])], dim=1))
+            num_frames, seed = self.videos.shape[1], self.seed + start
+            parts.append(self.draw_captions(text, num_frames, model=model, num_steps=steps, seed=seed))
         return torch.cat(parts)
 
     def _judged(self, name: str, made: Tensor) -> dict[str, Any]:
