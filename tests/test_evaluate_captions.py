@@ -135,3 +135,9 @@ def test_the_report_holds_every_rate_against_its_target(tmp_path: Path) -> None:
     assert "shapes &amp; co" in page
     assert "wrong: " in page
     assert page.count("data:image/png;base64,") == 2
+
+
+def test_an_evaluation_of_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to measure: name a teacher or a student"):
+        EvaluateCaptionsConfig(teacher=None)
+    assert EvaluateCaptionsConfig(teacher=None, student="distill").units() == (("student", 2),)

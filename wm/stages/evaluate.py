@@ -93,6 +93,10 @@ class EvaluateConfig:
     videos: VideosConfig = VideosConfig()  # further measures, by name
     targets: tuple[Target, ...] = TARGETS
 
+    def __post_init__(self) -> None:
+        if not self.units():
+            raise ValueError("nothing to measure: name a teacher or a student, and numbers of steps for it")
+
     def units(self) -> tuple[tuple[str, int], ...]:
         """Every (model, number of steps) that is measured, the teacher first."""
         teacher = [("teacher", n) for n in self.teacher_steps] if self.teacher else []

@@ -58,6 +58,10 @@ class EvaluateCaptionsConfig:
     measures: tuple[VideoMeasure, ...] = ()  # of the drawn clips against the recorded ones, by name
     targets: tuple[Target, ...] = caption_targets("teacher-16")
 
+    def __post_init__(self) -> None:
+        if not self.units():
+            raise ValueError("nothing to measure: name a teacher or a student, and numbers of steps for it")
+
     def units(self) -> tuple[tuple[str, int], ...]:
         """Every (model, number of steps) that is measured, the teacher first."""
         teacher = [("teacher", n) for n in self.teacher_steps] if self.teacher else []

@@ -88,8 +88,10 @@ class TrainDiT:
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         drawn = in_a_row([self._drawn(clip) for clip in batch.clips()]) if batch.lengths else self._drawn(batch)
 
+        keep = drawn.keep if self.config.drop_condition else None  # the empty condition costs a text encoder once more
+
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x_t, t, drawn.past, drawn.given, drawn.keep, lengths=batch.lengths)
+            return self.denoiser(x_t, t, drawn.past, drawn.given, keep, lengths=batch.lengths)
 
         x, t, noise, weight = drawn[:4]
         return flow_matching(self.flow, predict, x, t, noise, weight, self.level_weight, self.config.huber)
