@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_stages
 import torch
+from gloo_ranks import run_ranks
 from tiny_world import COLUMNS, DENOISER, HEIGHT, ROWS, SPACE, WIDTH
 from torch import Tensor
 
@@ -164,6 +166,15 @@ def test_micro_batches_of_a_row_make_the_step_of_the_row(root: Path) -> None:
         left.append((losses, stage.sample(take(root, 1)[0])["rollout"]))
     assert left[0][0] == pytest.approx(left[1][0], rel=1e-4)
     assert left[0][1].shape == (5, 3, 2 * HEIGHT, WIDTH)  # of the longest clip
+
+
+@pytest.mark.slow
+def test_two_ranks_of_every_zero_stage_leave_what_one_process_leaves(root: Path) -> None:
+    said = run_ranks(str(Path(__file__).with_name("packed_zero_worker.py")), [str(root)], 2, 300)
+    for rank, output in enumerate(said):
+        path = root / f"packed-{rank}.json"
+        assert path.exists(), output
+        assert max(json.loads(path.read_text()).values()) <= 2e-5
 
 
 def test_what_cannot_be_packed_is_refused(root: Path) -> None:
