@@ -48,9 +48,9 @@ SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
 }
 OBJECT_STORE = 256 << 20  # bytes; nothing large goes through Ray
-# For workers that Ray has given up to end. Those of a host that is cut off notice after 60 s or more, and one of them may be
-# rank 0, whose lock on a shared disk holds as long: 120 s were once too few.
-LOST_SECONDS = 300.0
+# For workers that Ray has given up to end, if they can be reached. One on a host that is cut off lives on for minutes, and it
+# may be rank 0, which has the lock on a shared disk: it is taken away then.
+LOST_SECONDS = 5.0
 STOP_SECONDS = 120.0  # for one step and one checkpoint after an interrupt
 
 # What a rank says when it lost its peers: the error to blame is another one's, and a second attempt may go well.
@@ -106,7 +106,8 @@ class Cluster:
                     raise _as_ours(cause, folder, first) from error
                 losses += 1
                 log.warning("a worker was lost (%s); goes on from its last checkpoint", first or _line(cause))
-                lock.wait_until_free(folder, LOST_SECONDS)
+                if not lock.wait_until_free(folder, LOST_SECONDS):
+                    lock.revoke(folder)
             except RayError as error:
                 raise StageError(
                     f"the Ray cluster is lost ({_line(error)}); start it and give the same command again, "

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gloo_ranks import run_ranks
 
-from wm.engine import checkpoint, commit
+from wm.engine import checkpoint, commit, lock
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.commit import Keep
 from wm.engine.lock import locked
@@ -239,6 +239,21 @@ def test_a_folder_in_use_is_refused_and_that_of_a_killed_run_is_free(tmp_path: P
         holder.join()
     with locked(tmp_path, WORLD, wait_seconds=0.2):
         pass
+
+
+@pytest.mark.case("L-02")
+def test_a_folder_that_is_revoked_is_free_at_once_and_its_holder_is_told(tmp_path: Path):
+    with locked(tmp_path, WORLD) as first:
+        first()
+        assert not lock.wait_until_free(tmp_path, 0.0)
+        lock.revoke(tmp_path)
+        assert lock.wait_until_free(tmp_path, 0.0)
+        with locked(tmp_path, WORLD, wait_seconds=0.0) as second:
+            second()
+            with pytest.raises(CheckpointError, match="was given to another run, which goes on from its checkpoints"):
+                first()
+        (tmp_path / lock.NAME).unlink()
+        first()  # nobody else has it
 
 
 class Twenty:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wm.batch import Batch, Given
 from wm.config import ConfigError
-from wm.engine import checkpoint, saving
+from wm.engine import checkpoint, lock, saving
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.loop import LoopConfig, run
@@ -124,6 +124,23 @@ def test_a_kill_loses_what_came_after_the_last_checkpoint_and_no_more(tmp_path: 
     stage = LineStage(12)
     assert start(tmp_path / "parts", stage=stage)["final"] == whole["final"]
     assert stage.seen[0] == 6
+
+
+@pytest.mark.case("L-02")
+def test_a_run_whose_folder_is_given_to_another_writes_nothing_more(tmp_path: Path):
+    whole = start(tmp_path / "whole")
+
+    class CutOff(LineStage):
+        def step(self, batch: Batch) -> Metrics:
+            if batch.step == 7:
+                lock.revoke(tmp_path / "parts")
+            return super().step(batch)
+
+    with pytest.raises(CheckpointError, match="was given to another run"):
+        start(tmp_path / "parts", stage=CutOff(12))
+    assert [row["step"] for row in rows(tmp_path / "parts")] == list(range(1, 8))
+    assert checkpoint.latest(tmp_path / "parts/checkpoints") == tmp_path / "parts/checkpoints/step-6"
+    assert start(tmp_path / "parts")["final"] == whole["final"]
 
 
 @pytest.mark.case("C-03")

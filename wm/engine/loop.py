@@ -75,13 +75,13 @@ def run(
     checkpoint is intact or ours, or the end cannot be saved, FloatingPointError when training diverged and going back to
     the last checkpoint and past the data since did not help.
     """
-    with locked(folder, world):
+    with locked(folder, world) as still_ours:
         result = world.broadcast_object(_read_result(folder))
         if result is not None:
             logger.info("finished before at step %d; nothing to do", result["step"])
             return result
         with stop_signals() as stopped:
-            progress = _Progress(stage, config, folder, world, config_tree, on_checkpoint, trust_checkpoint)
+            progress = _Progress(stage, config, folder, world, config_tree, still_ours, on_checkpoint, trust_checkpoint)
             with closing(progress):
                 progress.resume(allow_changes)
                 progress.train(open_batches, lambda: stopped.is_set() or (should_stop is not None and should_stop()))
@@ -98,13 +98,14 @@ class _Progress:
         folder: Path,
         world: World,
         config_tree: Mapping[str, Any],
+        still_ours: Callable[[], None],
         on_checkpoint: OnCheckpoint | None,
         trust: bool,
     ):
         self._stage, self._config, self._folder, self._world = stage, config, folder, world
         # As the manifest gives it back: lists, no tuples.
         self._tree: dict[str, Any] = json.loads(json.dumps(config_tree))
-        self._root, self._trust = folder / "checkpoints", trust
+        self._root, self._trust, self._still_ours = folder / "checkpoints", trust, still_ours
         keep = Keep(config.keep_last, config.keep_every)
         self._saver = Saver(self._root, world, self._tree, keep, config.async_save, on_checkpoint)
         self._step, self._cursor = 0, 0
@@ -160,6 +161,7 @@ class _Progress:
             phases.enter("log", self._step)
             failpoints.reach("loop.stepped")
             self._saver.settle()
+            self._still_ours()
             skipped = self._log_metrics(metrics)
             if self._due(self._config.sample_every):
                 phases.enter("sample")
