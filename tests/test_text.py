@@ -1,6 +1,7 @@
 """Text encoders: what transformers computes from the same folder, whatever the padding; frozen, and never downloaded."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from wm.conditioning.text import ByteTextConfig, PretrainedTextConfig, byte_numbers
+from wm.conditioning.text import ByteTextConfig, PretrainedTextConfig, byte_numbers, place_waves
 from wm.config import ConfigError, from_dict
 from wm.tags import is_hidden_matrix
 
 CAPTIONS = ("a red circle", "", "grün und blau", "a red circle moves left")
 WIDTH = 24
+SHAPES = ("circle", "square")
 
 
 def tokenizer_of(model: str) -> transformers.PreTrainedTokenizerBase:
@@ -76,6 +78,39 @@ def test_captions_differ_and_their_order_in_the_batch_does_not_matter(tmp_path: 
     forth, back = encoder(CAPTIONS).tokens.clone(), encoder(CAPTIONS[::-1]).tokens
     torch.testing.assert_close(forth, back.flip(0))
     assert (forth[0] - forth[3]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("positions", "least", "most"), [(False, 0.0, 0.6), (True, 0.95, 1.0)])
+def test_which_word_comes_first_can_be_read_off_the_mean_of_the_tokens(
+    positions: bool, least: float, most: float
+) -> None:
+    """By a linear probe on an encoder with its first weights: what a denoiser then need not teach it."""
+    words = ("red", "green", "blue")
+    pairs = [(a, b) for a in words for b in words if a != b]
+    said = [
+        (a, f"a {a} {s} moves {w} a {b} {t}") for a, b in pairs for s in SHAPES for t in SHAPES for w in ("up", "left")
+    ]
+    encoder = ByteTextConfig(width=32, depth=1, max_tokens=48, positions=positions).build()
+    with torch.no_grad():
+        tokens, mask = encoder([caption for _, caption in said])
+    mean = ((tokens * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)).double()
+    features = torch.cat([(mean - mean.mean(0)) / mean.std(0), torch.ones(len(said), 1)], dim=1)
+    first = torch.tensor([words.index(word) for word, _ in said])
+    order = torch.randperm(len(said), generator=torch.Generator().manual_seed(0))
+    known, asked = order[::2], order[1::2]
+    x, y = features[known], torch.nn.functional.one_hot(first[known], 3).double()
+    probe = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ y)
+    right = ((features[asked] @ probe).argmax(1) == first[asked]).double().mean()
+    assert least <= float(right) <= most
+
+
+def test_the_waves_of_places_are_vaswanis() -> None:
+    waves = place_waves(7, 6)
+    for place in range(7):
+        for i in range(3):
+            angle = place / 10000 ** (2 * i / 6)
+            assert waves[place, i] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert waves[place, 3 + i] == pytest.approx(math.cos(angle), abs=1e-6)
 
 
 @pytest.mark.parametrize("remembered", [0, 2, 256])

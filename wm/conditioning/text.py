@@ -3,6 +3,7 @@
 The only file that knows transformers, which is loaded when an encoder is first used. Nothing is ever downloaded.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ class ByteTextConfig:
     num_heads: int = 4
     mlp_ratio: float = 2.0
     max_tokens: int = 80  # bytes of a caption, and one for its end
+    positions: bool = False  # whether a byte says where it stands: a T5 knows distances alone, and learns order slowly
     trained: bool = True  # with the denoiser; False keeps the first weights
     seed: int = 0  # of the weights
 
@@ -105,7 +107,10 @@ class ByteText(nn.Module):
         numbers, mask = numbers.to(device), mask.to(device)
         # On the meta device there are shapes alone, and transformers asks a mask for its values.
         real = None if device.type == "meta" else mask.long()
-        tokens = self.stack(input_ids=numbers, attention_mask=real).last_hidden_state
+        letters = self.stack.embed_tokens(numbers)
+        if self.config.positions:
+            letters = letters + place_waves(self.config.max_tokens, self.width).to(letters)
+        tokens = self.stack(inputs_embeds=letters, attention_mask=real).last_hidden_state
         return TextTokens(tokens, mask)
 
 
@@ -160,6 +165,13 @@ def byte_numbers(captions: Sequence[str], max_tokens: int) -> tuple[Tensor, Tens
     padded = [numbers + [_PADDING] * (max_tokens - len(numbers)) for numbers in spelled]
     numbers = torch.tensor(padded, dtype=torch.int64).reshape(len(captions), max_tokens)
     return numbers, numbers != _PADDING
+
+
+def place_waves(length: int, width: int) -> Tensor:
+    """(length, width): sines and cosines of where a token stands (Vaswani et al. 2017, arXiv:1706.03762, section 3.5)."""
+    rates = torch.exp(-math.log(10000.0) * torch.arange(0, width, 2) / width)
+    angles = torch.arange(length).unsqueeze(1) * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
 def _refuse_long(captions: Sequence[str], lengths: Sequence[int], max_tokens: int) -> None:
