@@ -127,7 +127,7 @@ def test_the_whole_miniature_is_made_without_a_network(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     links = [line.split()[0] for line in done.stdout.splitlines() if "LOOPBACK" in line or "BROADCAST" in line]
     assert links == ["lo"]
-    assert (tmp_path / "artifact" / "manifest.json").exists()
+    assert (tmp_path / "artifact" / "manifest.yaml").exists()
 
 
 @pytest.mark.case("L-15")
