@@ -36,6 +36,7 @@ WORLDS = {
     ),
     "smallest, slow": ShapesConfig(height=26, width=31, size=8, speed=1, num_frames=11, colours=("white", "purple")),
     "on the grid of a tokenizer": ShapesConfig(size=12, speed=4, snap=4, num_frames=5),
+    "beginning on a coarse grid": ShapesConfig(height=67, width=70, size=16, speed=8, snap=16, num_frames=6),
     "large": ShapesConfig(height=66, width=58, size=15, speed=4, num_frames=7, shapes=("cross", "circle")),
 }
 
@@ -67,6 +68,22 @@ def test_figures_stand_on_the_grid() -> None:
         assert (places + world.size <= (world.width, world.height)).all()
         apart |= {tuple(sorted(abs(places[0] - places[1])))}
     assert apart == {(0, 12), (3, 12)}
+
+
+@pytest.mark.parametrize(("speed", "snap"), [(8, 16), (5, 15)])
+def test_figures_that_begin_on_a_grid_move_by_less_than_it_and_stay_on_the_screen(speed: int, snap: int) -> None:
+    world = ShapesConfig(height=64, width=83, size=16, speed=speed, snap=snap, num_frames=8 - speed // 4)
+    rng = np.random.default_rng(5)
+    starts = set()
+    for _ in range(100):
+        scene = draw_scene(world, rng)
+        begin = np.array([scene.place, scene.start])
+        way = np.array([scene.at(frame, speed) for frame in range(world.num_frames)])
+        assert (begin % snap == 0).all()
+        assert (way >= 0).all()
+        assert (way + world.size <= (world.width, world.height)).all()
+        starts.add(scene.start)
+    assert len(starts) > 5
 
 
 def test_a_clip_that_a_model_blurred_is_still_read() -> None:
@@ -184,7 +201,7 @@ def test_captions_and_worlds_that_make_no_sense_are_refused() -> None:
         ShapesConfig(num_frames=5)
     with pytest.raises(ValueError, match="no room"):
         ShapesConfig(height=20)
-    with pytest.raises(ValueError, match="snap 4 must be at least 1 and divide speed 6"):
+    with pytest.raises(ValueError, match="snap 4 must be at least 1, and divide speed 6 or be a multiple of it"):
         ShapesConfig(speed=6, snap=4)
     with pytest.raises(ValueError, match="at least two colours"):
         ShapesConfig(colours=("red",))

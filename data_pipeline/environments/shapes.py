@@ -89,7 +89,7 @@ class ShapesConfig:
     width: int = 32
     size: int = 9  # pixels of a figure, a side
     speed: int = 2  # pixels a frame
-    snap: int = 1  # pixels between the places of a figure: with a tokenizer's stride it looks the same to it anywhere
+    snap: int = 1  # pixels between the places where figures begin: on a tokenizer's grid one looks the same anywhere
     num_frames: int = 8  # of an episode
     fps: float = 6.0
     colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
@@ -106,9 +106,10 @@ class ShapesConfig:
                 f"size {self.size} (at least 8, or shapes look alike), speed {self.speed} (at least 1) or "
                 f"fps {self.fps} (above 0) is too small"
             )
-        if self.snap < 1 or self.speed % self.snap:
+        if self.snap < 1 or (self.speed % self.snap and self.snap % self.speed):
             raise ValueError(
-                f"snap {self.snap} must be at least 1 and divide speed {self.speed}, or a figure leaves the grid that it stands on"
+                f"snap {self.snap} must be at least 1, and divide speed {self.speed} or be a multiple of it: figures that begin "
+                "on a grid meet on it"
             )
         if self.travel < self.furthest:
             raise ValueError(
@@ -133,8 +134,8 @@ class ShapesConfig:
 
     @property
     def room(self) -> int:
-        """Pixels that the way takes at most, a side."""
-        return self.size + max(self.travel, self.furthest)
+        """Pixels that the way takes at most, a side; it begins on the grid."""
+        return self.size + max(-(-self.travel // self.snap) * self.snap, self.furthest)
 
     def build(self) -> "Shapes":
         return Shapes(self)
@@ -172,7 +173,8 @@ def draw_scene(config: ShapesConfig, rng: np.random.Generator) -> Scene:
         snap
         * int(
             rng.integers(
-                -min(n[axis] for n in needed) // snap, (length - config.size - max(n[axis] for n in needed)) // snap + 1
+                -(min(n[axis] for n in needed) // snap),
+                (length - config.size - max(n[axis] for n in needed)) // snap + 1,
             )
         )
         for axis, length in enumerate((config.width, config.height))
