@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,8 +70,13 @@ def test_a_full_disk(beside: bool, disk: Path, caplog):
                 except OSError:
                     continue
 
+    def be_written() -> None:
+        until = time.monotonic() + 60
+        while any(thread.name == "checkpoint" for thread in threading.enumerate()) and time.monotonic() < until:
+            time.sleep(0.01)
+
     caplog.set_level(logging.WARNING)
-    rows = train(disk / "run", {5: fill, 14: (disk / "ballast").unlink}, beside)
+    rows = train(disk / "run", {5: fill, 14: (disk / "ballast").unlink, 18: be_written}, beside)
     text = caplog.text
     assert "No space left on device" in text
     assert "no checkpoint at step 8" in text
