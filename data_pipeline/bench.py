@@ -4,6 +4,7 @@ reading    bytes a second of indexed samples against plain wds.WebDataset, over 
 decoding   lossless frames of a 512x384 screen a second
 checksums  loading decoded clips with SHA-256 of every member against without
 position   the first batch at 99 % of a dataset of 5 GB against the first of all
+workers    batches of 512x384 clips a second by 2 processes against by 2 threads, beside a training that is busy in Python
 memory     the loader's memory after 10,000 steps of 4 workers against that after 1,000
 desktops   stepped desktops of 512x384 that are recorded side by side (bench_recorders.py; needs the programs of x11)
 
@@ -21,8 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import webdataset
@@ -36,6 +38,7 @@ from data_pipeline.record import record
 from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample, ShardEntry
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from data_pipeline.tar_index import index_path
+from data_pipeline.worker_processes import open_with_workers
 from wm.batch import ActionSpace
 
 SCREEN = DesktopSimConfig(height=384, width=512, scale=4, snap=16)
@@ -163,6 +166,40 @@ def position(folder: Path, gigabytes: float = 5.0, rounds: int = 5, shard_clips:
     }
 
 
+def workers(folder: Path, clips: int = 32, frames: int = 64, batches: int = 24, rounds: int = 3) -> Result:
+    """Batches of 8 clips of 16 frames a second, of which every one is decoded: 2 processes against 2 threads.
+
+    Meanwhile the thread that asks for them computes in Python between two batches, as a training's does while it launches
+    kernels; threads wait for each other's turn then. Starting the processes, seconds, is not counted.
+    """
+    clip = screen_recording(frames)
+    entry = write_shard(folder / "0.tar", (dataclasses.replace(clip, key=f"clip-{i}") for i in range(clips)))
+    space = SCREEN.build().action_space
+    write_manifest(folder, DatasetManifest(
+        action_space=space, fps=space.fps, height=384, width=512, kind="video", shards=(entry,), source={}
+    ))  # fmt: skip
+
+    def rate(kind: Literal["thread", "process"]) -> float:
+        config = DataConfig(
+            folder=str(folder), clip_frames=16, global_batch_size=8, num_workers=2, worker_kind=kind, cache_megabytes=0
+        )
+        with closing(open_with_workers(config, folder, 0, 1, seed=1)(0)) as stream:
+            for _ in itertools.islice(stream, 6):  # what was made while the processes started
+                pass
+            began = time.perf_counter()
+            for _ in itertools.islice(stream, batches):
+                sum(range(1_000_000))
+            return batches / (time.perf_counter() - began)
+
+    threads, processes = np.array([(rate("thread"), rate("process")) for _ in range(rounds)]).T
+    return {
+        "batches_per_second_of_threads": round(float(np.median(threads)), 2),
+        "batches_per_second_of_processes": round(float(np.median(processes)), 2),
+        "processes_times_threads": round(float(np.median(processes / threads)), 2),
+        "wanted": "to know",
+    }
+
+
 def memory(folder: Path, steps: int = 10_000, warm_up: int = 1_000) -> Result:
     """Resident memory after `steps` batches with 4 workers and a full cache of clips, over that after `warm_up`."""
     shards = [write_shard(folder / f"{i}.tar", (_latents(8 * i + j, 64) for j in range(8))) for i in range(8)]
@@ -187,6 +224,7 @@ CASES: dict[str, Callable[..., Result]] = {
     "decoding": decoding,
     "checksums": checksums,
     "position": position,
+    "workers": workers,
     "memory": memory,
     "desktops": desktops,
 }

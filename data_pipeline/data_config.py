@@ -35,10 +35,9 @@ class Bucket:
     """Batches of clips of one length, which all have one picture size."""
 
     clip_frames: int
-    global_batch_size: int = (
-        0  # of its batches, over all ranks; 0 is that of data. Longer clips may need fewer at a time
-    )
+    global_batch_size: int = 0  # over all ranks; 0 is that of data. Longer clips may need fewer at a time
     weight: float = 1.0  # how often it is its turn; of each picture size by the weights of its datasets
+    from_start: bool = False  # as that of data: first frames alone teach what a caption says of looks
 
 
 @config
@@ -47,13 +46,17 @@ class DataConfig:
     clip_frames: int  # of a window; where there are buckets, of the longest
     global_batch_size: int  # windows, over all ranks; where there are buckets, of the largest batch
     clip_stride: int = 8  # frames from one window of a clip to the next
+    from_start: bool = False  # one window of each clip, which begins where the clip does
     # Frames: from so many on, clips that are shorter than clip_frames come whole, all clips of a batch in a row without
     # padding; 0 leaves them out.
     shortest_clip: int = 0
     num_readers: int = 8  # logical readers; a property of the order, not of the machine
     block_clips: int = 8  # clips that a reader shuffles together
-    num_workers: int = 2  # threads of each rank; 0 reads where the batch is asked for
-    cache_megabytes: int = 1024  # decoded clips kept by each rank
+    num_workers: int = 2  # of each rank, that read ahead; 0 reads where the batch is asked for
+    # Threads share one cache and cost nothing to start. Processes do not wait for the training's Python: for long pictures
+    # of many clips, on machines with cores to spare. Each has a cache of its own.
+    worker_kind: Literal["thread", "process"] = "thread"
+    cache_megabytes: int = 1024  # decoded clips kept by each rank, or each process that reads for it
     event_fraction: float = 0.0  # part of the windows that are laid around a change on the screen
     event_area: float = 0.03  # part of the pixels that makes a change; more than a moving cursor's
     change_fraction: float = 0.0  # part of the windows that are drawn in proportion to how much happens in them

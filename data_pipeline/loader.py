@@ -4,9 +4,8 @@ import itertools
 import logging
 import math
 import threading
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from data_pipeline.data_config import Bucket, DataConfig, MixturePart, Skip, Str
 from data_pipeline.encoded_text import encoded_text
 from data_pipeline.order import Order
 from data_pipeline.patience import Patience
+from data_pipeline.read_ahead import read_ahead
 from data_pipeline.schema import LATENTS, DataError, to_action
 from data_pipeline.shards import Dataset
 from data_pipeline.tar_index import ClipEntry
@@ -73,7 +73,13 @@ class Batches:
         self.skipped = 0  # samples replaced so far, for the metrics
         self._lock = threading.Lock()
         self._windows = Windows(
-            config.clip_frames, config.clip_stride, seed, config.event_fraction, config.event_area, config.shortest_clip
+            config.clip_frames,
+            config.clip_stride,
+            seed,
+            config.event_fraction,
+            config.event_area,
+            config.shortest_clip,
+            config.from_start,
         )
         self._events = [self._windows.events(clip.changed) for clip in dataset.clips]
         self._change = [_change(clip) for clip in dataset.clips] if config.change_fraction else []
@@ -88,20 +94,14 @@ class Batches:
         """Samples in one epoch."""
         return self._order.num_windows
 
-    def __call__(self, cursor: int) -> Iterator[tuple[Batch, int]]:
+    def __call__(self, cursor: int) -> Generator[tuple[Batch, int], None, None]:
         """Closing the iterator, or dropping it, ends its threads; an error in one of them is raised here."""
-        cursors = itertools.count(cursor, self.config.global_batch_size)
         if self.config.num_workers == 0:
-            for position in cursors:
-                yield self.batch(position), position + self.config.global_batch_size
+            step = self.config.global_batch_size
+            yield from ((self.batch(position), position + step) for position in itertools.count(cursor, step))
         pool = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="batches")
-        pending: deque[Future[Batch]] = deque()
         try:
-            for ahead in cursors:
-                pending.append(pool.submit(self.batch, ahead))
-                if len(pending) > self.config.num_workers + 1:
-                    cursor += self.config.global_batch_size
-                    yield pending.popleft().result(), cursor
+            yield from read_ahead(pool, self.batch, self.config, cursor)
         finally:
             self._stop_fetching()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -31,9 +31,7 @@ class ShardCacheConfig:
     """Where the shards of a dataset at an address (s3, gs, http, https, file) are kept while they are read."""
 
     folder: str = "cache"  # relative to the world's folder, or a disk of the machine's own; ranks may share it
-    megabytes: int = (
-        20_000  # of shards, over all datasets in it; the least recently read go first. Indexes are not counted
-    )
+    megabytes: int = 20_000  # of shards, over all datasets; the least recently read go first. Indexes are not counted
     prefetch_shards: int = 4  # fetched at a time before they are needed; 0 fetches where a sample is asked for
     timeout_seconds: float = 60.0  # that a block may take
     block_megabytes: int = 8

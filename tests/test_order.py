@@ -86,6 +86,14 @@ def test_a_clip_shorter_than_a_window_has_none() -> None:
     assert Windows(8, 1, seed=0).count(7) == 0
 
 
+def test_from_the_start_a_clip_has_one_window_and_it_begins_there() -> None:
+    windows = Windows(4, 1, seed=3, event_fraction=1.0, from_start=True)
+    assert [windows.count(num_frames) for num_frames in (1, 3, 4, 5, 40)] == [0, 0, 1, 1, 1]
+    for epoch in range(20):
+        assert windows.start(40, np.array([9, 30]), epoch, 2, 0) == 0
+        assert windows.starts(40, epoch, 2).tolist() == [0]
+
+
 def test_event_windows_hold_a_change_in_their_later_half() -> None:
     changed = np.full(60, 0.012)  # a moving cursor
     changed[[2, 20, 21, 59]] = [0.5, 0.04, 0.2, 0.9]
