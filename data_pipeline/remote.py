@@ -5,6 +5,7 @@ a DataError. No block is waited for without end.
 """
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,9 @@ from data_pipeline.schema import DataError
 
 # What reads each protocol. Others are refused: fsspec knows some that unpack, chain or run things.
 PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "file": "fsspec"}
+
+# gcsfs would ask at every read what kind a bucket is, by another service and with credentials that a public one does without.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers of a server that a moment later may be others
 _DENIED = frozenset({401, 403})
@@ -93,15 +97,14 @@ class RemoteFolder:
         except Exception as error:
             given = str(getattr(error, "status", None) or getattr(error, "code", None))
             status = int(given) if given.isdigit() else None
-            if status in _DENIED or isinstance(error, PermissionError):
-                raise DataError(
-                    f"{where} may not be read ({error}); give this machine the right credentials"
-                ) from error
+            text = " ".join(str(error).split())  # gcsfs adds the server's answer in lines of its own
+            if status in _DENIED or isinstance(error, PermissionError) or text.startswith("Forbidden"):
+                raise DataError(f"{where} may not be read ({text}); give this machine the right credentials") from error
             lost = isinstance(error, aiohttp.ClientError | ConnectionError) and status is None
             if status in _BUSY or lost or (isinstance(error, OSError) and error.errno in TRANSIENT):
-                problem = f"the server answers {status}" if status else f"{type(error).__name__}: {error}"
+                problem = f"the server answers {status}" if status else f"{type(error).__name__}: {text}"
                 raise OSError(errno.EREMOTEIO, problem) from error
-            raise DataError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+            raise DataError(f"{where} cannot be read: {type(error).__name__}: {text}") from error
 
 
 def _checked(address: str) -> str:

@@ -1,4 +1,7 @@
-"""A real HTTP server on loopback that gives a folder's files, with ranges, and misbehaves as it is told."""
+"""A real HTTP server on loopback that gives a folder's files, with ranges, and misbehaves as it is told.
+
+The last name in a path is the file, so it answers as S3 (/bucket/key) and Google's storage (/b/bucket/o/key) do too.
+"""
 
 import re
 import threading
@@ -8,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 
 class ShardServer(ThreadingHTTPServer):
@@ -40,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        server, name = self.server, self.path.rsplit("/", 1)[1]
+        server, name = self.server, unquote(urlsplit(self.path).path).rsplit("/", 1)[1]
         with server.lock:
             server.requests[name] += 1
             waiting = server.trouble.get(name)
@@ -53,6 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._give(path, trouble)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _give(self, path: Path, trouble: str) -> None:
         data, status = path.read_bytes(), 200
@@ -69,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         self.wfile.write(data[: len(data) // 2] if cut else data)
         if cut:
             self.wfile.flush()

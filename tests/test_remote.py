@@ -30,6 +30,7 @@ from launch.run_config import load_run
 from launch.stages import check_inputs
 from tests.shard_server import ShardServer, shard_server
 from tests.test_shards import make_dataset, make_manifest, make_sample, same
+from tests.waiting import wait_for
 from wm.batch import Batch
 from wm.config import from_dict, to_dict
 
@@ -191,7 +192,9 @@ def test_the_cache_never_outgrows_its_bound_and_what_was_read_longest_ago_goes(
         assert cached(tmp_path) <= 1 << 20
     assert sorted(path.name for path in dataset.folder.glob("*.tar")) == ["0.tar", "2.tar", "3.tar"]
     dataset.prefetch([4, 5, 6])  # two at a time
-    waits_until(lambda: {path.name for path in dataset.folder.glob("*.tar")} >= {"4.tar", "5.tar"})
+    wait_for(
+        lambda: {path.name for path in dataset.folder.glob("*.tar")} >= {"4.tar", "5.tar"}, "what was asked for", 20
+    )
     assert big.requests["6.tar"] == 0
     assert cached(tmp_path) <= 1 << 20
     assert dataset.read(5) is not None
@@ -201,13 +204,6 @@ def test_the_cache_never_outgrows_its_bound_and_what_was_read_longest_ago_goes(
     entry = dataclasses.replace(dataset.manifest.shards[0], size=2 << 20)
     with pytest.raises(DataError, match=r"0.tar has 2097152 bytes.*give more"):
         shard_cache.ShardCache(dataset.folder, dataset.cache.remote, tiny)._fetch(entry, ahead=False)
-
-
-def waits_until(happens: Any) -> None:
-    end = time.monotonic() + 20
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def read_all(folder: Path, seed: int, watched: Any) -> None:
@@ -263,7 +259,7 @@ def test_many_threads_fetch_a_shard_once(server: ShardServer, tmp_path: Path) ->
 def test_shards_ahead_are_fetched_before_they_are_asked_for(server: ShardServer, tmp_path: Path) -> None:
     batches = open_mixture(data(server.address, num_workers=0), tmp_path, 0, 1, 3)
     next(batches(0))
-    waits_until(lambda: len(list(batches.dataset.folder.glob("*.tar"))) == len(SIZES))
+    wait_for(lambda: len(list(batches.dataset.folder.glob("*.tar"))) == len(SIZES), "what was asked for", 20)
     assert batches.dataset.cache.fetched == len(SIZES)
 
 
