@@ -102,6 +102,7 @@ def _config_of(config: DataConfig, bucket: Bucket, members: Sequence[_Member]) -
         weight=first.weight,
         mixture=tuple(others),
         clip_frames=bucket.clip_frames,
+        from_start=bucket.from_start or config.from_start,
         global_batch_size=bucket.global_batch_size or config.global_batch_size,
         buckets=(),
     )

@@ -17,6 +17,7 @@ class Windows:
     over the epochs every start is equally likely, and within one no two windows are the same. `event_fraction` of the
     windows start so that a frame of which at least `event_area` changed lies in their later half, where it has a past.
     Clips that are shorter than a window are one each, whole, from `shortest` frames on; if that is 0, they have none.
+    With `from_start` a clip has the window that begins where it does, and no other.
     """
 
     clip_frames: int
@@ -25,6 +26,7 @@ class Windows:
     event_fraction: float = 0.0
     event_area: float = 0.03
     shortest: int = 0
+    from_start: bool = False
 
     def length(self, num_frames: int) -> int:
         """Frames of a window of a clip of `num_frames` frames."""
@@ -34,7 +36,7 @@ class Windows:
         """Windows of a clip of `num_frames` frames; 0 if it is too short."""
         if num_frames < self.shortest:
             return 0
-        return max(0, (num_frames - self.length(num_frames)) // self.clip_stride + 1)
+        return max(0, (self._num_starts(num_frames) - 1) // self.clip_stride + 1)
 
     def events(self, changed: tuple[float, ...]) -> np.ndarray:
         """Numbers of the frames that a window can be laid around, given the part of each frame that changed."""
@@ -43,7 +45,7 @@ class Windows:
 
     def start(self, num_frames: int, events: np.ndarray, epoch: int, clip: int, window: int) -> int:
         """First frame of `window`; the window lies inside the clip."""
-        num_starts = num_frames - self.length(num_frames) + 1
+        num_starts = self._num_starts(num_frames)
         if len(events) and uniform(self.seed, epoch, clip, window, _CHOOSE) < self.event_fraction:
             return self._around_event(num_starts, events, (self.seed, epoch, clip, window))
         shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
@@ -51,9 +53,14 @@ class Windows:
 
     def starts(self, num_frames: int, epoch: int, clip: int) -> np.ndarray:
         """First frames of all windows of a clip in `epoch`, those that are laid around events aside."""
-        num_starts = max(1, num_frames - self.length(num_frames) + 1)
+        num_starts = max(1, self._num_starts(num_frames))
         shift = int(uniform(self.seed, epoch, clip, _SHIFT) * num_starts)
         return (np.arange(self.count(num_frames)) * self.clip_stride + shift) % num_starts
+
+    def _num_starts(self, num_frames: int) -> int:
+        """Frames that a window may begin with; below 1 where the clip is too short."""
+        places = num_frames - self.length(num_frames) + 1
+        return min(1, places) if self.from_start else places
 
     def _around_event(self, num_starts: int, events: np.ndarray, key: tuple[int, int, int, int]) -> int:
         event = int(events[int(uniform(*key, _EVENT) * len(events))])

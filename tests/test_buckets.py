@@ -92,6 +92,17 @@ def test_a_bucket_gives_the_stream_that_it_would_give_alone(root: Path) -> None:
     assert len(set(epoch)) == alone.num_windows  # each window once before any comes again
 
 
+def test_a_bucket_may_have_first_frames_alone(root: Path) -> None:
+    buckets = (Bucket(clip_frames=13, global_batch_size=6), Bucket(clip_frames=1, from_start=True))
+    batches = take(root, 60, buckets=buckets)
+    starts = {
+        length: {name.split("@")[1] for b in batches if shape(b)[0] == length for name in b.sample_ids}
+        for length in (1, 13)
+    }
+    assert starts[1] == {"0"}
+    assert len(starts[13]) > 1
+
+
 def test_restarts_ranks_and_threads_change_nothing(root: Path) -> None:
     straight = take(root, 14)
     resumed = [*take(root, 3), *take(root, 5, cursor=36, num_workers=2), *take(root, 6, cursor=96, num_workers=1)]

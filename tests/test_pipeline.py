@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from data_pipeline.shards import Dataset
 from launch import pipeline
 from tests.namespaces import missing
+from tests.waiting import wait_for
 from tools import export
 from wm import artifact
 from wm.batch import Action
@@ -48,12 +48,8 @@ def start(root: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=HERE, stdout=file, stderr=subprocess.STDOUT)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.05)
+def wait_beside(process: subprocess.Popen[bytes], log: Path, what: str, condition: Callable[[], bool]) -> None:
+    wait_for(condition, what, PATIENCE, log.read_text, lambda: process.poll() is None)
 
 
 def has_checkpoint(stage: Path) -> bool:
@@ -66,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("pipeline")
     root, logs = folder / "smoke", [folder / f"{i}.log" for i in range(2)]
     process = start(root, logs[0])
-    wait_for(lambda: has_checkpoint(root / "vae"), process, logs[0])
+    wait_beside(process, logs[0], "a checkpoint", lambda: has_checkpoint(root / "vae"))
     process.kill()
     process.wait()
     process = start(root, logs[1])
@@ -91,7 +87,7 @@ def test_an_interrupt_saves_stops_and_says_how_to_go_on(made: Made, tmp_path: Pa
     root, log = tmp_path / "smoke", tmp_path / "log"
     shutil.copytree(made.root / "recordings", root / "recordings")
     process = start(root, log, "vae.loop.num_steps=100000")
-    wait_for(lambda: has_checkpoint(root / "vae"), process, log)
+    wait_beside(process, log, "a checkpoint", lambda: has_checkpoint(root / "vae"))
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     said = log.read_text()
@@ -107,9 +103,10 @@ def test_a_lost_worker_is_replaced_and_goes_on(made: Made, tmp_path: Path) -> No
     root, log = tmp_path / "smoke", tmp_path / "log"
     shutil.copytree(made.root / "recordings", root / "recordings")
     process = start(root, log, "vae.loop.num_steps=100000")
-    wait_for(lambda: has_checkpoint(root / "vae"), process, log)
+    wait_beside(process, log, "a checkpoint", lambda: has_checkpoint(root / "vae"))
     os.kill(int((root / "vae" / "run.lock").read_text().split()[1]), signal.SIGKILL)
-    wait_for(lambda: "resumed from step" in (root / "vae" / "log-0.txt").read_text(), process, log)
+    said = root / "vae" / "log-0.txt"
+    wait_beside(process, log, "the second attempt", lambda: "resumed from step" in said.read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     assert "a worker was lost" in log.read_text()
