@@ -226,24 +226,29 @@ def memory(run: RunConfig, root: Path, found: Sequence[Facts]) -> Iterator[Findi
         there = min((size for f in found for _, size in f["gpus"]), default=0)
     else:
         there = sum(f["memory"] for f in found) // workers
-    needs = [sum(state_bytes(n, config, zero, workers) for n, config in learners) for zero in range(4)]
+    on_gpu = run.resources.gpus_per_worker > 0
+    needs = [sum(state_bytes(n, config, zero, workers, on_gpu) for n, config in learners) for zero in range(4)]
     chosen = max(config.zero_stage for _, config in learners)
     numel = sum(n for n, _ in learners)
     estimates = ", ".join(f"ZeRO {zero} {need / GIB:.2f}" for zero, need in enumerate(needs))
     text = f"{numel / 1e6:.1f} M parameters on {workers} workers: {estimates} GiB each without activations, {there / GIB:.0f} there"
     well = needs[chosen] < there
-    yield Finding("memory", well, text if well else f"{text}; raise stage.learner.zero_stage or resources.num_workers")
+    yield Finding(
+        "memory", well, text if well else f"{text}; raise stage.learner.zero_stage or resources.num_workers, or offload"
+    )
 
 
-def state_bytes(numel: int, config: LearnerConfig, zero_stage: int, num_workers: int) -> float:
+def state_bytes(numel: int, config: LearnerConfig, zero_stage: int, num_workers: int, on_gpu: bool = False) -> float:
     """Bytes a rank holds for `numel` parameters (ZeRO, Rajbhandari et al. 2020, figure 1), with an average in float32.
 
     Weights w and gradients g in the config's precision, gradients in float32 where ZeRO accumulates them so; float32
     masters (where weights are not), two moments and the average. Stage 1 divides the last over ranks, 2 also g, 3 also w.
+    Moments and average that are offloaded count where there is no other memory: in the host's, for a rank without a GPU.
     """
     weights = 2 if config.precision == "bfloat16" else 4
     gradients = weights if zero_stage == 0 else 4
-    rest = (4 if config.precision == "bfloat16" else 0) + 8 + (4 if config.average_decay else 0)
+    shelved = config.offload == "nvme" or (config.offload == "cpu" and on_gpu)
+    rest = (4 if config.precision == "bfloat16" else 0) + (0 if shelved else 8 + (4 if config.average_decay else 0))
     parts = (rest, gradients, weights)  # in the order in which the stages divide them
     return numel * sum(p / num_workers if zero_stage > i else p for i, p in enumerate(parts))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from zero_worker import BFLOAT16, FLOAT32, make, save, state, train
+from zero_learner import BFLOAT16, FLOAT32, make, save, state, train
 
 from wm.engine.world import World
 

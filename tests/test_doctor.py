@@ -4,6 +4,7 @@ import copy
 import re
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,6 @@ def test_each_stage_divides_more():
     config = LearnerConfig(precision="bfloat16", average_decay=0.9)
     needs = [doctor.state_bytes(1000, config, zero, 4) for zero in range(4)]
     assert needs == [20_000.0, 10_000.0, 7_000.0, 5_500.0]
+    shelved = replace(config, offload="cpu")
+    assert doctor.state_bytes(1000, shelved, 0, 4) == needs[0]  # in the memory that is counted
+    assert doctor.state_bytes(1000, shelved, 0, 4, on_gpu=True) == needs[0] - 12_000.0

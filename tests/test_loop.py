@@ -374,3 +374,9 @@ def test_retention_keeps_what_was_just_saved_beside_damaged_newer_ones(tmp_path:
     run(LineStage(12), open_batches, settings, tmp_path, World.single(), tree, should_stop=lambda: True)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step-7", "step-9"}
     assert checkpoint.newest_intact(tmp_path / "checkpoints", World.single())[0].name == "step-7"
+
+
+@pytest.mark.parametrize(("save_every", "keep_every"), [(0, 4), (4, 6)])
+def test_what_is_never_saved_cannot_be_kept(save_every: int, keep_every: int) -> None:
+    with pytest.raises(ValueError, match=f"keep_every {keep_every} must be a multiple of save_every {save_every}"):
+        LoopConfig(num_steps=12, save_every=save_every, keep_every=keep_every)

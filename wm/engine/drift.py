@@ -10,7 +10,10 @@ from wm.config import ConfigError, difference
 # name is a field anywhere in the config; a dotted path is that field or everything below it.
 ALWAYS_ALLOWED = (
     "zero_stage",
+    "offload",
+    "offload_folder",
     "num_workers",
+    "worker_kind",
     "log_every",
     "save_every",
     "sample_every",

@@ -19,7 +19,8 @@ from wm.config import config
 from wm.engine import failpoints, phases
 from wm.engine.average import Average, PowerAverages, swapped
 from wm.engine.host_memory import HostMemory
-from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, matrix_shape, moments, parameter_groups
+from wm.engine.offload import Shelf
+from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, matrix_shape, moments, parameter_groups, shelf_of
 from wm.engine.partition import Fragment, Nothing, RankFile, Reader, rank_file
 from wm.engine.posthoc import power_exponent
 from wm.engine.protocols import Loss, Metrics, Snapshot
@@ -50,6 +51,10 @@ class LearnerConfig:
     spike_sigma: float = 0.0  # a loss so many standard deviations above the recent mean is not applied; 0: any is
     precision: Literal["float32", "bfloat16"] = "float32"  # of module and gradient; masters and average are float32
     zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
+    # Where moments and averages lie between steps: on the device, in host memory, or in files that are mapped into it. A step
+    # brings them piece by piece.
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    offload_folder: str = ""  # for nvme: on a fast disk of each machine's own
     micro_batch_size: int = 0  # samples of one rank that go through at once; 0 is all
     average_decay: float = 0.999  # 0 keeps no average
     average_lengths: tuple[
@@ -67,6 +72,10 @@ class LearnerConfig:
             power_exponent(length)
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"decay_share {self.decay_share} must be in (0, 1]: it is a share of the run's steps")
+        if (self.offload == "nvme") != bool(self.offload_folder):
+            raise ValueError(
+                f"offload {self.offload} and offload_folder {self.offload_folder!r}: nvme needs a folder, and only nvme has one"
+            )
         if self.orthogonal_iterations < 1:
             raise ValueError(f"orthogonal_iterations {self.orthogonal_iterations} must be at least 1")
         for name in (
@@ -101,6 +110,7 @@ def optimizer_settings(config: LearnerConfig) -> dict[str, Any]:
         "momentum": config.momentum,
         "iterations": config.orthogonal_iterations,
         "iterate_in": DTYPES[config.precision],
+        "shelf": Shelf(config.offload_folder) if config.offload != "none" else None,
     }
 
 
@@ -163,10 +173,9 @@ class LocalLearner:
         if isinstance(self._optimizer, AdamWAndMuon):
             of_muon = [group for group, kind in zip(self._groups, kinds, strict=True) if kind.muon]
             self._optimizer.lay_out((matrix for group in of_muon for matrix in group.matrices()), None)
-        self._average = (
-            Average([g.master for g in self._groups], config.average_decay) if config.average_decay else None
-        )
-        self._powers = PowerAverages([g.master for g in self._groups], config.average_lengths)
+        masters, shelf = [g.master for g in self._groups], shelf_of(self._optimizer)
+        self._average = Average(masters, config.average_decay, shelf) if config.average_decay else None
+        self._powers = PowerAverages(masters, config.average_lengths, shelf)
         self._count, self._memory = StepCount(), HostMemory()
 
     @property

@@ -53,6 +53,10 @@ class LoopConfig:
             raise ValueError(f"num_steps {self.num_steps} must be at least 1")
         if min(self.log_every, self.save_every, self.sample_every, self.keep_every) < 0 or self.keep_last < 1:
             raise ValueError("log_, save_, sample_ and keep_every must not be negative; keep_last must be at least 1")
+        if self.keep_every and (not self.save_every or self.keep_every % self.save_every):
+            raise ValueError(
+                f"keep_every {self.keep_every} must be a multiple of save_every {self.save_every}: only what was saved can stay"
+            )
 
 
 def run(

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
+from wm.engine.offload import Shelf, kept_on
 from wm.tags import decays, is_hidden_matrix
 
 # Quintic Newton-Schulz whose slope at 0 is as large as it can be (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
@@ -73,9 +75,11 @@ class AdamWAndMuon(torch.optim.AdamW):
         momentum: float,
         iterations: int,
         iterate_in: torch.dtype,
+        shelf: Shelf | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(groups, **settings)
+        self.shelf = shelf  # where moments lie between steps; None: on the device
         self._momentum, self._iterations, self._iterate_in = momentum, iterations, iterate_in
         self._matrices: dict[int, list[Matrix]] = {}
         self._sum_over_ranks: Callable[[Tensor], None] | None = None
@@ -107,7 +111,7 @@ class AdamWAndMuon(torch.optim.AdamW):
         groups = self.param_groups
         try:
             self.param_groups = [group for group in groups if not group["muon"]]
-            super().step()
+            self._step_adamw()
         finally:
             self.param_groups = groups
         for group in groups:
@@ -115,10 +119,39 @@ class AdamWAndMuon(torch.optim.AdamW):
                 if flat.grad is not None and self.has_matrices(flat):
                     self._step_muon(flat, flat.grad.reshape(-1), group["lr"], group["weight_decay"])
 
+    def _step_adamw(self) -> None:
+        if self.shelf is None:
+            super().step()
+            return
+        for group in self.param_groups:
+            for flat in group["params"]:
+                if flat.grad is not None:
+                    self._step_in_pieces(flat, flat.grad, group, self.shelf)
+
+    def _step_in_pieces(self, flat: Tensor, gradient: Tensor, group: dict[str, Any], shelf: Shelf) -> None:
+        kept, count = moments(self, flat), self.state[flat]["step"]
+        beta1, beta2 = group["betas"]
+        for (part, of_part), (mean, square) in shelf.pieces([flat, gradient], [kept["exp_avg"], kept["exp_avg_sq"]]):
+            adamw(
+                [part], [of_part], [mean], [square], [], [count.clone()],
+                fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
+                weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+            )  # fmt: skip
+        count.add_(1)
+
+    def _with_momentum(self, flat: Tensor, gradient: Tensor) -> Tensor:
+        """`gradient` with Nesterov's momentum, in place: nobody reads the gradient after this."""
+        momentum = moments(self, flat)["momentum"]
+        pieces = (
+            [([gradient], [momentum.view(-1)])] if self.shelf is None else self.shelf.pieces([gradient], [momentum])
+        )
+        for (part,), (kept,) in pieces:
+            kept.mul_(self._momentum).add_(part)
+            part.add_(kept, alpha=self._momentum)
+        return gradient
+
     def _step_muon(self, flat: Tensor, gradient: Tensor, rate: float, weight_decay: float) -> None:
-        momentum = moments(self, flat)["momentum"].view(-1)
-        momentum.mul_(self._momentum).add_(gradient)
-        wanted = gradient.add_(momentum, alpha=self._momentum)  # in place: nobody reads the gradient after this
+        wanted = self._with_momentum(flat, gradient)
         for matrix in self._matrices[id(flat)]:
             whole = self._whole(matrix, wanted)
             if not matrix.size:
@@ -165,17 +198,24 @@ def build_optimizer(
     momentum: float,
     iterations: int,
     iterate_in: torch.dtype,
+    shelf: Shelf | None,
 ) -> torch.optim.AdamW:
-    """AdamW over `tensors`, or AdamWAndMuon, which waits for `lay_out`."""
+    """torch's AdamW over `tensors`, or AdamWAndMuon where matrices wait for `lay_out` or moments lie on a shelf."""
     trees = [
         {"params": list(of_group), "weight_decay": weight_decay if group.decays else 0.0, "muon": group.muon}
         for group, of_group in zip(groups, tensors, strict=True)
     ]
-    if muon:
+    if muon or shelf:
         return AdamWAndMuon(
-            trees, momentum=momentum, iterations=iterations, iterate_in=iterate_in, lr=rate, betas=betas, fused=True
-        )
+            trees, momentum=momentum, iterations=iterations, iterate_in=iterate_in, shelf=shelf, lr=rate, betas=betas,
+            fused=True,
+        )  # fmt: skip
     return torch.optim.AdamW(trees, lr=rate, betas=betas, fused=True)
+
+
+def shelf_of(optimizer: torch.optim.AdamW) -> Shelf | None:
+    """Where its moments lie between steps; None where on the device."""
+    return optimizer.shelf if isinstance(optimizer, AdamWAndMuon) else None
 
 
 def moments(optimizer: torch.optim.AdamW, flat: Tensor) -> dict[str, Tensor]:
@@ -185,5 +225,5 @@ def moments(optimizer: torch.optim.AdamW, flat: Tensor) -> dict[str, Tensor]:
     state = optimizer.state[flat]
     if not state:
         state["step"] = torch.zeros((), device=flat.device)
-        state.update({kind: torch.zeros_like(flat) for kind in kinds})
+        state.update({kind: kept_on(shelf_of(optimizer), torch.zeros_like(flat)) for kind in kinds})
     return {kind: state[kind] for kind in kinds}

@@ -25,7 +25,7 @@ from wm.engine import failpoints, phases
 from wm.engine.average import Average, PowerAverages
 from wm.engine.host_memory import HostMemory
 from wm.engine.learner import LearnerConfig, learning_rate, optimizer_settings
-from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, matrix_shape, moments, parameter_groups
+from wm.engine.optimizer import AdamWAndMuon, Matrix, build_optimizer, matrix_shape, moments, parameter_groups, shelf_of
 from wm.engine.partition import Fragment, Nothing, RankFile, Reader, rank_file
 from wm.engine.protocols import Loss, Metrics, Snapshot
 from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
@@ -54,7 +54,7 @@ def deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
             "allgather_bucket_size": 4 * REDUCE_BUCKET_ELEMENTS,
         },
     }
-    if config.optimizer == "muon":  # DeepSpeed knows AdamW itself; ours is held to LocalLearner at every stage
+    if config.optimizer == "muon" or config.offload != "none":  # DeepSpeed knows torch's; ours is held to LocalLearner
         tree["zero_allow_untested_optimizer"] = True
     if config.precision == "bfloat16":
         tree["bf16"] = {"enabled": True, "check_grad_overflow": True}
@@ -97,9 +97,9 @@ class ZeroLearner:
             optimizer.lay_out(self._matrices(hidden), dist.all_reduce if sums else None)
         if world.world_size == 1 and self._masters.reduced_by_engine:
             self._engine.enable_backward_allreduce = False  # it would flatten and copy all gradients for nobody
-        flats = self._masters.flats
-        self._average = Average(flats, config.average_decay) if config.average_decay else None
-        self._powers = PowerAverages(flats, config.average_lengths)
+        flats, shelf = self._masters.flats, shelf_of(optimizer)
+        self._average = Average(flats, config.average_decay, shelf) if config.average_decay else None
+        self._powers = PowerAverages(flats, config.average_lengths, shelf)
         self._count, self._memory = StepCount(), HostMemory()
 
     @property
