@@ -145,6 +145,31 @@ def test_the_same_seed_and_actions_give_the_same_frames_bit_for_bit() -> None:
     assert torch.equal(rollout(session), first), "a reset forgets everything"
 
 
+def test_what_hardly_changes_rests_and_the_rest_does_not() -> None:
+    """A place rests where none of its channels would change by so much; a first frame, which has nothing before it, never does."""
+    action, frames = some_action(BATCH, CONTEXT + 1), some_frames(BATCH, CONTEXT)
+
+    def session(rest_below: float) -> WorldSession:
+        return WorldSession(tiny_world.world(dataclasses.replace(CARD, rest_below=rest_below)), batch=BATCH)
+
+    def after_frames(rest_below: float) -> tuple[Tensor, Tensor]:
+        one = session(rest_below)
+        one.reset(frames, action[:, :CONTEXT])
+        return one.past.x, one.dream(action[:, CONTEXT:])
+
+    before, free = after_frames(0.0)
+    change = (free - before).abs().amax(2, keepdim=True)
+    middle = float(change.median())
+    assert torch.equal(after_frames(middle)[1], torch.where(change < middle, before, free))
+    firsts = []
+    for rest_below in (0.0, 100.0):
+        one = session(rest_below)
+        one.begin()
+        firsts.append(one.dream(action[:, :1]))
+        assert torch.equal(one.dream(action[:, 1:2]), firsts[-1]) == (rest_below == 100.0)
+    assert torch.equal(*firsts)
+
+
 def test_another_seed_gives_other_frames_after_the_same_first_one() -> None:
     one, other = (rollout(WorldSession(tiny_world.world(), seed=seed)) for seed in (7, 8))
     assert torch.equal(one[:, 0], other[:, 0])

@@ -61,6 +61,8 @@ class DenoiserWeights:
     num_steps: int  # model calls a frame unless asked otherwise
     shift: float  # of the time grid
     times: TimesConfig | None = None  # another grid than the shifted one
+    # A place of a frame of which no latent would change by so much, in their standard deviations, stays exactly as it was.
+    rest_below: float = 0.0
     guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0  # of the text alone
     history_guidance_scale: float = 1.0  # of the frames before

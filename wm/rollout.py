@@ -90,12 +90,22 @@ class WorldSession:
             raise ValueError("nothing to go on from: begin or reset comes before step")
         given, start = Given(self._taken(action, 1), self.text, self.done), self._start(1)
         predict = self._guided([dreamer.predictor(self.past, given) for dreamer in self.dreamers], start)
-        x = self.card.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
+        x = self._at_rest(
+            self.card.sampler.sample(self.flow, predict, start, self.times, lambda i: self._noise(f"fresh {i}"))
+        )
         for dreamer in self.dreamers:
             dreamer.remember()
         self.past, self.done = Past(*self._shown(x), x), given.action
         self.frame += 1
         return x
+
+    def _at_rest(self, x: Tensor) -> Tensor:
+        """`x`, with what hardly changed as it was in the frame before: errors too small to see would add up."""
+        if self.card.rest_below == 0 or self.done is None:
+            return x
+        assert self.past is not None
+        before = self.past.x
+        return torch.where((x - before).abs().amax(2, keepdim=True) < self.card.rest_below, before, x)
 
     def _guided(self, predicts: list[Predict], start: Tensor) -> Predict:
         """One of the predicts of all dreamers, the least informed first, within the limits of guidance."""

@@ -25,7 +25,17 @@ from wm.stages.trials import Clip, pointer_pixels
 from wm.stages.video_clips import measured_model, measured_tokenizer
 from wm.stages.video_measures import Aids, VideosConfig
 
-__all__ = ["Clip", "EvaluateConfig", "Evaluation", "OpenSession", "Reconstruct", "Session", "Target", "reconstruction"]
+__all__ = [
+    "Clip",
+    "EvaluateConfig",
+    "Evaluation",
+    "OpenSession",
+    "Reconstruct",
+    "Session",
+    "Target",
+    "listed_units",
+    "reconstruction",
+]
 
 # (N, 3, H, W) uint8 through the VAE and back.
 Reconstruct = Callable[[Tensor], Tensor]
@@ -38,6 +48,17 @@ class Tokenizer(Protocol):
 
     def encode(self, video: Tensor) -> Any: ...
     def decode(self, latents: Tensor) -> Tensor: ...
+
+
+def listed_units(
+    teacher: str | None, teacher_steps: Sequence[int], student: str | None, student_steps: Sequence[int]
+) -> tuple[tuple[str, int], ...]:
+    """Every (model, number of steps), the teacher first; ValueError where there is none."""
+    given = (("teacher", teacher, teacher_steps), ("student", student, student_steps))
+    units = tuple((model, n) for model, folder, steps in given if folder for n in steps)
+    if not units:
+        raise ValueError("nothing to measure: name a teacher or a student, and numbers of steps for it")
+    return units
 
 
 @config
@@ -94,14 +115,11 @@ class EvaluateConfig:
     targets: tuple[Target, ...] = TARGETS
 
     def __post_init__(self) -> None:
-        if not self.units():
-            raise ValueError("nothing to measure: name a teacher or a student, and numbers of steps for it")
+        self.units()
 
     def units(self) -> tuple[tuple[str, int], ...]:
         """Every (model, number of steps) that is measured, the teacher first."""
-        teacher = [("teacher", n) for n in self.teacher_steps] if self.teacher else []
-        student = [("student", n) for n in self.student_steps] if self.student else []
-        return (*teacher, *student)
+        return listed_units(self.teacher, self.teacher_steps, self.student, self.student_steps)
 
     def all_units(self) -> tuple[tuple[str, int], ...]:
         """The tokenizer alone, then every (model, number of steps)."""

@@ -16,7 +16,7 @@ from wm.config import config, content_hash
 from wm.durable import write_text
 from wm.measures import mean_interval, psnr
 from wm.stages.bench import row
-from wm.stages.evaluate import Reconstruct, Target, read_unit
+from wm.stages.evaluate import Reconstruct, Target, listed_units, read_unit
 from wm.stages.pictures import save_png, strip
 from wm.stages.video_measures import Aids, Compared, VideoMeasure, VideosConfig
 
@@ -59,14 +59,11 @@ class EvaluateCaptionsConfig:
     targets: tuple[Target, ...] = caption_targets("teacher-16")
 
     def __post_init__(self) -> None:
-        if not self.units():
-            raise ValueError("nothing to measure: name a teacher or a student, and numbers of steps for it")
+        self.units()
 
     def units(self) -> tuple[tuple[str, int], ...]:
         """Every (model, number of steps) that is measured, the teacher first."""
-        teacher = [("teacher", n) for n in self.teacher_steps] if self.teacher else []
-        student = [("student", n) for n in self.student_steps] if self.student else []
-        return (*teacher, *student)
+        return listed_units(self.teacher, self.teacher_steps, self.student, self.student_steps)
 
     def build(
         self,

@@ -38,9 +38,7 @@ class TrainDiTConfig:
     learner: LearnerConfig = LearnerConfig()
     level_power: float = 1.0  # errors of the prediction count t^level_power: near data a velocity is mostly noise
     level_weight: LevelWeightConfig | None = None  # in place of level_power: by the signal-to-noise ratio
-    huber: float = (
-        0.0  # width of the pseudo-Huber error, which a screen's rare events do not rule; 0 is the squared error
-    )
+    huber: float = 0.0  # width of the pseudo-Huber error, which rare events do not rule; 0 is the squared error
     change_weight: float = 1.0  # how much more latents count that differ from the frame before, if all of them do
     learn_first: bool = True  # whether a clip's first frame counts: only a world that begins from nothing needs it
     drop_condition: float = 0.05  # share of clips trained without condition, for guidance
@@ -51,6 +49,9 @@ class TrainDiTConfig:
     num_steps: int = 16
     shift: float = 1.0  # of its time grid
     times: TimesConfig | None = None  # another time grid
+    rest_below: float = (
+        0.0  # what would change less from one frame to the next, in latents' deviations, does not: no creeping
+    )
     guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0  # of the text alone
     history_guidance_scale: float = 1.0  # of the frames before
@@ -134,6 +135,7 @@ class TrainDiT:
             num_steps=config.num_steps,
             shift=config.shift,
             times=config.times,
+            rest_below=config.rest_below,
             guidance_scale=config.guidance_scale,
             text_guidance_scale=config.text_guidance_scale,
             history_guidance_scale=config.history_guidance_scale,
