@@ -67,9 +67,8 @@ class Cluster:
     def __enter__(self) -> Self:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("ray").setLevel(
-            logging.ERROR
-        )  # it tells that a token protects the runtime, which is its default
+        # It tells that a token protects the runtime, which is its default.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         # The nodes of a cluster that runs already have an environment of their own: the job brings the settings along.
         environment = {name: os.environ[name] for name in SETTINGS}
         where: dict[str, Any] = (
@@ -172,11 +171,16 @@ def _fit(run: RunConfig, root: Path, folder: Path, trust: bool) -> tuple[dict[st
     preempted = result.pop("preempted")
     if interrupted or not result.get("stopped"):
         return result, False
-    if preempted and not run.resources.elastic:
-        raise Preempted(f"saved at step {result['step']}: Ray takes a node away that a worker is on")
     if preempted:
-        log.warning("saved at step %d: a node will be taken away; goes on without it", result["step"])
+        _go_on_without_the_node(run, result["step"])
     return result, preempted or grows.is_set()
+
+
+def _go_on_without_the_node(run: RunConfig, step: int) -> None:
+    """Say so; Preempted where the run needs all its workers."""
+    if not run.resources.elastic:
+        raise Preempted(f"saved at step {step}: Ray takes a node away that a worker is on")
+    log.warning("saved at step %d: a node will be taken away; goes on without it", step)
 
 
 def _fulfil(outcome: "Future[ray.train.Result]", trainer: TorchTrainer) -> None:

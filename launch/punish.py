@@ -100,6 +100,7 @@ def punish(run: RunConfig, root: Path, command: list[str], wants: argparse.Names
             last = time.monotonic()
             kill = _kill(training, folder, rows, chance, first)
             kills += [kill] if kill else []
+        rows.read()  # the steps since the last kill
         wall = time.monotonic() - first
     return {
         "goodput": rows.useful_seconds() / wall,

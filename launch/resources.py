@@ -5,9 +5,8 @@ import os
 from wm.config import config
 
 START_SECONDS = 300.0  # for all workers that Ray starts for a training to come up
-SILENT_SECONDS = (
-    180.0  # for a worker to answer Ray, which a stopped one does not, nor its watchdog; Ray's default is 600
-)
+# For a worker to answer Ray, which a stopped one does not, nor its watchdog; Ray's default is 600.
+SILENT_SECONDS = 180.0
 MEET_SECONDS = 900.0  # for workers to meet where Ray has them wait for each other; Ray's default is for ever
 
 

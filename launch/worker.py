@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from data_pipeline.buckets import open_stream
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
+from data_pipeline.worker_processes import open_with_workers
 from launch.logs import failing_noted, logged_to
 from launch.processes import introduce
 from launch.run_config import RunConfig, TrainingConfig, load_run
@@ -49,7 +49,7 @@ def train(
         )  # fmt: skip
         introduce(folder, world.rank)
         stage = build_stage(run, root, world)
-        batches = open_stream(data, root, *run.data_place(world.rank, world.world_size), run.seed)
+        batches = open_with_workers(data, root, *run.data_place(world.rank, world.world_size), run.seed)
         return run_loop(
             stage,
             batches,

@@ -90,10 +90,8 @@ CASES = {
 
 # What no test proves, or not all of it: why.
 REMARKS = {
-    "D-18": "workers are threads, of which none can be killed by itself: an error in one of them is tried",
     "T-11": "needs a GPU whose memory can be filled",
     "C-17": "there is one format so far",
-    "L-11": "the doctor compares interfaces; a machine with several was not there",
     "L-13": "one moment on Ray instead of fifty",
 }
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,10 +120,10 @@ class Host:
 
     def isolate(self) -> None:
         """Nothing passes between this host and the others that are isolated; with the rest it goes on as before."""
-        _ip("-n", self.switch, "link", "set", self.port, "type", "bridge_slave", "isolated", "on")
+        ip("-n", self.switch, "link", "set", self.port, "type", "bridge_slave", "isolated", "on")
 
     def _link(self, state: str) -> None:
-        _ip("-n", self.namespace, "link", "set", "eth0", state)
+        ip("-n", self.namespace, "link", "set", "eth0", state)
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         named = ["sh", "-c", 'hostname "$0" && exec "$@"', self.name]
@@ -151,9 +151,9 @@ def hosts(*names: str, **more: str) -> Iterator[list[Host]]:
     }
     made: list[Host] = []
     try:
-        _ip("netns", "add", switch)
-        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", switch, "link", "set", "bridge", "up")
+        ip("netns", "add", switch)
+        ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", switch, "link", "set", "bridge", "up")
         for number, name in enumerate(names, 1):
             place = (name, f"{mark}-{name}", f"10.77.0.{number}", switch, f"port{number}")
             made.append(Host(*place, environment, folder))
@@ -167,26 +167,17 @@ def hosts(*names: str, **more: str) -> Iterator[list[Host]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float, said: Callable[[], str] = str) -> float:
-    """Seconds until `condition` held; AssertionError with `what` and what was `said` where it took longer."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + seconds, f"{what}: not within {seconds:g} s\n{said()}"
-        time.sleep(0.1)
-    return time.monotonic() - began
-
-
 def _wire(host: Host) -> None:
     switch, port = host.switch, host.port
-    _ip("netns", "add", host.namespace)
-    _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
-    _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
-    _ip("-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
+    ip("netns", "add", host.namespace)
+    ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
+    ip("-n", switch, "link", "set", port, "master", "bridge", "up")
+    ip("-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
     for link in ("lo", "eth0"):
-        _ip("-n", host.namespace, "link", "set", link, "up")
+        ip("-n", host.namespace, "link", "set", link, "up")
 
 
-def _ip(*words: str) -> None:
+def ip(*words: str) -> None:
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 

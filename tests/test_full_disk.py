@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from test_loop import LineStage, open_batches
 
+from tests.waiting import wait_for
 from wm.batch import Batch
 from wm.engine import checkpoint
 from wm.engine.loop import LoopConfig, run
@@ -59,9 +59,8 @@ def train(folder: Path, events: dict[int, Callable[[], None]], beside: bool) -> 
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_full_disk(beside: bool, disk: Path, caplog):
     def fill() -> None:
-        until = time.monotonic() + 60
-        while not (disk / "run/checkpoints/step-4").exists() and time.monotonic() < until:
-            time.sleep(0.01)  # beside the training it may still be on its way
+        # Beside the training it may still be on its way.
+        wait_for((disk / "run/checkpoints/step-4").exists, "the checkpoint before", 60)
         with open(disk / "ballast", "wb") as file:
             for size in (4096, 1):  # to the last byte
                 try:
@@ -71,9 +70,7 @@ def test_a_full_disk(beside: bool, disk: Path, caplog):
                     continue
 
     def be_written() -> None:
-        until = time.monotonic() + 60
-        while any(thread.name == "checkpoint" for thread in threading.enumerate()) and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_for(lambda: all(thread.name != "checkpoint" for thread in threading.enumerate()), "the writer's end", 60)
 
     caplog.set_level(logging.WARNING)
     rows = train(disk / "run", {5: fill, 14: (disk / "ballast").unlink, 18: be_written}, beside)

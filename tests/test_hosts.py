@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.namespaces import RAY_PORT, Host, hosts, missing, wait_for
+from tests.namespaces import RAY_PORT, Host, hosts, missing
+from tests.waiting import wait_for
 from wm.engine import checkpoint
 
 HERE = Path(__file__).parent.parent
@@ -68,11 +69,10 @@ class Training:
     def wait(self, words: str, seconds: float = PATIENCE) -> float:
         """Seconds until rank 0 says these words once more."""
         before = self.count(words)
-        return wait_for(lambda: self.count(words) > before or self.ended(), words, seconds, self.said)
+        return wait_for(lambda: self.count(words) > before, words, seconds, self.said, self.runs)
 
-    def ended(self) -> bool:
-        assert self.driver.poll() is None, self.said()
-        return False
+    def runs(self) -> bool:
+        return self.driver.poll() is None
 
     def count(self, words: str) -> int:
         log = self.root / "vae" / "log-0.txt"

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from launch.entry import REQUEUE
+from tests.waiting import wait_for
 from wm.engine import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.case("L-05")]
@@ -63,12 +64,12 @@ def take_away(cluster: Cluster) -> None:
     assert accepted, why
 
 
-def wait_for(condition: Callable[[], Any], driver: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert driver.poll() is None, driver.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.1)
+def wait_beside(driver: "subprocess.Popen[str]", what: str, condition: Callable[[], Any]) -> None:
+    def said() -> str:
+        driver.kill()
+        return driver.communicate()[0]
+
+    wait_for(condition, what, PATIENCE, said, lambda: driver.poll() is None)
 
 
 def steps(root: Path) -> int:
@@ -84,7 +85,7 @@ def newest(root: Path) -> dict[str, Any] | None:
 
 def test_a_training_that_needs_all_its_workers_asks_to_be_queued_again(cluster: Cluster, root: Path) -> None:
     driver = start(cluster, root)
-    wait_for(lambda: steps(root) > 5, driver)
+    wait_beside(driver, "some steps", lambda: steps(root) > 5)
     began = time.monotonic()
     take_away(cluster)
     said = driver.communicate(timeout=NOTICE_SECONDS)[0]
@@ -99,12 +100,12 @@ def test_a_training_that_needs_all_its_workers_asks_to_be_queued_again(cluster: 
 
 def test_one_that_may_shrink_goes_on_without_the_node(cluster: Cluster, root: Path) -> None:
     driver = start(cluster, root, "resources.min_workers=1")
-    wait_for(lambda: steps(root) > 5, driver)
+    wait_beside(driver, "some steps", lambda: steps(root) > 5)
     take_away(cluster)
-    wait_for(lambda: newest(root), driver)
+    wait_beside(driver, "a checkpoint", lambda: newest(root))
     saved = newest(root)
     assert saved is not None
-    wait_for(lambda: steps(root) > saved["step"] + 5, driver)
+    wait_beside(driver, "steps without the node", lambda: steps(root) > saved["step"] + 5)
     driver.terminate()
     said = driver.communicate(timeout=PATIENCE)[0]
     assert driver.returncode == REQUEUE, said

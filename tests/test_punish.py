@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from launch import punish
 from launch.entry import StageError
 from launch.processes import introduce, introduced
 from launch.punish import Rows, Training
+from tests.waiting import wait_for
 
 HERE = Path(__file__).parent.parent
 PATIENCE = 400.0  # seconds, on a machine that does much else
@@ -70,17 +71,10 @@ def sleeper(folder: Path, rank: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", "; ".join(lines)], cwd=HERE)
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_it_finds_the_living_and_kills_no_stranger(tmp_path: Path):
     introduce(tmp_path, 3)
     child = sleeper(tmp_path, 1)
-    wait_for(lambda: len(introduced(tmp_path)) == 2)
+    wait_for(lambda: len(introduced(tmp_path)) == 2, "two that live", PATIENCE)
     victim, own = introduced(tmp_path)
     assert [(p.rank, p.process) for p in (victim, own)] == [(1, child.pid), (3, os.getpid())]
     stranger = replace(victim, started=victim.started + 1)  # the number was given to another process since
@@ -88,7 +82,7 @@ def test_it_finds_the_living_and_kills_no_stranger(tmp_path: Path):
     assert not replace(victim, host="elsewhere").kill()
     assert child.poll() is None
     assert victim.kill()
-    wait_for(lambda: introduced(tmp_path) == [own])  # its corpse counts as dead
+    wait_for(lambda: introduced(tmp_path) == [own], "one that lives", PATIENCE)  # its corpse counts as dead
     assert child.wait() == -signal.SIGKILL
     assert not victim.kill()
 
@@ -216,6 +210,16 @@ def five_minutes(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         patch.setenv("WM_FAILPOINTS", SLOW_STEPS)
         report = punished(root, "loop.save_every=20", "--mean-seconds", "60", "--minutes", "5")
     return report | {"busy": busy, "losses": losses(root)}
+
+
+@pytest.mark.slow
+def test_steps_after_the_last_kill_count(root: Path) -> None:
+    """Nobody is killed here, so all that was done until the end was useful."""
+    report = punished(root, "--local", "--mean-seconds", "1e9", "--minutes", "0.1")
+    assert report["kills"] == []
+    assert report["steps"] > 5
+    assert 0 <= len(losses(root)) - report["steps"] <= 3  # it took some more until it was told to stop
+    assert report["goodput"] > 0.7
 
 
 @pytest.mark.case("T-16")

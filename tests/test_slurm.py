@@ -12,6 +12,7 @@ from slurm_machine import NODES, Slurm, missing_programs, slurm
 
 from launch import render
 from launch.entry import BAD_INPUT
+from tests.waiting import wait_for
 
 HERE = Path(__file__).parent.parent
 SMOKE = HERE / "configs" / "smoke"
@@ -52,24 +53,23 @@ def said(folder: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(folder.glob("*.log")))
 
 
-def wait_for(condition: Callable[[], bool], cluster: Slurm, job: str, folder: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert cluster.facts(job)["JobState"] not in ("FAILED", "CANCELLED", "NODE_FAIL"), said(folder)
-        assert time.monotonic() < end, said(folder)
-        time.sleep(0.5)
+def wait_beside(cluster: Slurm, job: str, folder: Path, what: str, condition: Callable[[], bool]) -> None:
+    def goes_on() -> bool:
+        return cluster.facts(job)["JobState"] not in ("FAILED", "CANCELLED", "NODE_FAIL")
+
+    wait_for(condition, what, PATIENCE, lambda: said(folder), goes_on, pause=0.5)
 
 
 @pytest.mark.case("L-08")
 def test_a_preempted_run_saves_is_queued_again_and_ends(cluster: Slurm, root: Path, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, root, "loop.num_steps=200", "loop.save_every=10")
     stage = root / "vae"
-    wait_for(lambda: any((stage / "checkpoints").glob("step-*[0-9]")), cluster, job, tmp_path)
+    wait_beside(cluster, job, tmp_path, "a checkpoint", lambda: any((stage / "checkpoints").glob("step-*[0-9]")))
     cluster.run("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the end of the time limit
-    wait_for(lambda: cluster.facts(job)["Restarts"] == "1", cluster, job, tmp_path)
+    wait_beside(cluster, job, tmp_path, "a second start", lambda: cluster.facts(job)["Restarts"] == "1")
     assert "stopped at step" in said(tmp_path)
     assert not (stage / "result.json").exists()
-    wait_for(lambda: cluster.facts(job)["JobState"] == "COMPLETED", cluster, job, tmp_path)
+    wait_beside(cluster, job, tmp_path, "the end", lambda: cluster.facts(job)["JobState"] == "COMPLETED")
     assert (stage / "result.json").exists()
     log = (stage / "log-0.txt").read_text()
     assert "resumed from step" in log
@@ -104,7 +104,7 @@ def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path
 @pytest.mark.case("L-08", "L-13")
 def test_a_cancelled_run_stays_cancelled(cluster: Slurm, root: Path, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, root, "loop.num_steps=100000", "folder=other")
-    wait_for(lambda: "all 2 nodes are there" in said(tmp_path), cluster, job, tmp_path)
+    wait_beside(cluster, job, tmp_path, "both nodes", lambda: "all 2 nodes are there" in said(tmp_path))
     cluster.run("scancel", job)
     wait_for_end(cluster, job, tmp_path)
     time.sleep(5)
@@ -114,10 +114,10 @@ def test_a_cancelled_run_stays_cancelled(cluster: Slurm, root: Path, tmp_path: P
 
 
 def wait_for_end(cluster: Slurm, job: str, folder: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while cluster.facts(job)["JobState"] in ("PENDING", "RUNNING", "COMPLETING"):
-        assert time.monotonic() < end, said(folder)
-        time.sleep(0.5)
+    def ended() -> bool:
+        return cluster.facts(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING")
+
+    wait_for(ended, f"the end of job {job}", PATIENCE, lambda: said(folder), pause=0.5)
 
 
 def processes() -> str:
