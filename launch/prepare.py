@@ -1,12 +1,16 @@
 """Ray tasks: the work that makes datasets and reports, placed on whatever machines there are, retried when one is lost."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import ray
 import torch
 
 from launch.resources import Resources
+
+# Tasks given to Ray for each that can run: the next one is there when one ends, and the rest does not crowd the scheduler.
+AHEAD = 2
 
 
 def map_tasks(
@@ -22,23 +26,30 @@ def map_tasks(
     remote = ray.remote(
         num_cpus=resources.cpus, num_gpus=resources.gpus_per_worker, max_retries=max(3, resources.max_failures)
     )(_task)
-    references = [remote.remote(function, arguments, resources.threads) for arguments in tasks]
-    order = {reference: i for i, reference in enumerate(references)}
-    answers: list[dict[str, Any]] = [{} for _ in tasks]
-    waiting = references
+    waiting, running = enumerate(tasks), dict[ray.ObjectRef, int]()
+    answers: dict[int, dict[str, Any]] = {}
     try:
-        while waiting:
-            # A time-out lets an interrupt from the keyboard through.
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=0.5)
+        while len(answers) < len(tasks):
+            for i, arguments in islice(waiting, max(0, AHEAD * _at_once(resources) - len(running))):
+                running[remote.remote(function, arguments, resources.threads)] = i
+            # A time-out lets an interrupt from the keyboard through, and machines that have come be used.
+            done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
             for reference in done:
-                answers[order[reference]] = ray.get(reference)
-                on_done(len(tasks) - len(waiting))
+                answers[running.pop(reference)] = ray.get(reference)
+                on_done(len(answers))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     finally:
-        for reference in waiting:
+        for reference in running:
             ray.cancel(reference, force=True)
-    return answers
+    return [answers[i] for i in range(len(tasks))]
+
+
+def _at_once(resources: Resources) -> int:
+    """Tasks that all machines together have room for; at least one, so that Ray can ask for machines."""
+    there = ray.cluster_resources()
+    asked = {"CPU": resources.cpus, "GPU": resources.gpus_per_worker}
+    return max(1, min(int(there.get(name, 0) / amount + 1e-9) for name, amount in asked.items() if amount))
 
 
 def _task(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:

@@ -87,8 +87,13 @@ def test_openvid_tables_and_what_they_say_wrongly(tmp_path: Path) -> None:
     }
     rows = [{"video": f"{name}.mp4", "caption": f"caption {name}", **about} for name in "abcd"]
     rows[1]["fps"], rows[2]["frame"], rows[3]["frame"] = 30.0, 2 * T, "many"
+    rows.append(rows[0] | {"video": "e.mp4", "motion score": "fast"})
+    (tmp_path / "video" / "e.mp4").write_bytes(video(5))
     write_rows(tmp_path / "OpenVid.csv", rows)
     good, bad = imported("table", tmp_path / "OpenVid.csv", tmp_path / "made")
+    scores = {name: value for name, value in Dataset.open(tmp_path / "made").meta(0).items() if name.endswith("score")}
+    assert scores == {"aesthetic_score": 5.1, "motion_score": 3.2}  # what the filter of encode_latents can ask for
+    assert "fast" in bad.pop("e.mp4")
     assert good == {"a.mp4": (list(range(5, 5 + T)), "caption a")}
     assert bad == {
         "b.mp4": "the table says fps is 30, the file has 24",

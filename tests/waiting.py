@@ -20,3 +20,9 @@ def wait_for(
         assert time.monotonic() < began + seconds, f"{what}: not within {seconds:g} s\n{said()}"
         time.sleep(pause)
     return time.monotonic() - began
+
+
+def slept(number: int, seconds: float) -> dict[str, int]:
+    """A task for Ray, whose workers know this file and none of the tests."""
+    time.sleep(seconds)
+    return {"number": number}

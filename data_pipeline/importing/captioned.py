@@ -25,6 +25,14 @@ _COLUMNS = {
     "width": ("width",),
     "fps": ("fps",),
 }
+# What others measured of a video, kept in its json: for the filter of encode_latents. Open-Sora: aes, flow, match. OpenVid
+# says it in words.
+_SCORES = {
+    "aesthetic_score": ("aesthetic score", "aesthetic_score", "aes"),
+    "motion_score": ("motion score", "motion_score", "flow"),
+    "matching_score": ("matching score", "matching_score", "match"),
+    "temporal_consistency_score": ("temporal consistency score", "temporal_consistency_score"),
+}
 _FOLDERS = ("", "videos", "video")  # beside the table: where its paths may begin
 _FILMS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 _WITHIN = 0.01  # part by which what a table says may differ from the file: tables are rounded
@@ -32,7 +40,7 @@ _WITHIN = 0.01  # part by which what a table says may differ from the file: tabl
 
 def open_table(path: Path) -> Source:
     """The videos that a csv or parquet file names; paths are absolute, or relative to the file's folder."""
-    rows = list(read_table(path, _COLUMNS, needed=("path", "caption")))
+    rows = list(read_table(path, _COLUMNS | _SCORES, needed=("path", "caption")))
     seen: set[str] = set()
     episodes = []
     for number, row in enumerate(rows):
@@ -84,9 +92,19 @@ def _row(folder: Path, name: str, row: dict[str, Any]) -> Episode:
             ("fps", film.fps),
         ):
             _check_said(field_name, row[field_name], is_so)
-        return _recording(film, row["caption"])
+        return _recording(film, row["caption"], **_scores(row))
 
     return Episode(name, open_row)
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float]:
+    """The scores that a row has; BadEpisode where one is no number."""
+    given = {name: row[name] for name in _SCORES if row[name] not in (None, "")}
+    try:
+        found = {name: float(value) for name, value in given.items()}
+    except (TypeError, ValueError) as error:
+        raise BadEpisode(f"the table's scores are {given}: {error}") from None
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _check_said(name: str, said: Any, is_so: float) -> None:

@@ -14,6 +14,7 @@ from wm.config import config
 from wm.models.tiling import TilingConfig
 from wm.models.vae import to_unit_range
 from wm.nn.causal import FrameCache
+from wm.stages.clip_filter import ClipFilterConfig
 
 
 @config
@@ -24,6 +25,7 @@ class EncodeLatentsConfig:
     precision: Literal["float32", "bfloat16"] = "float32"  # of the tokenizer while it encodes
     tiling: TilingConfig | None = None  # for frames that do not fit the memory; then its `frames` go through at once
     text: PretrainedTextConfig | None = None  # encodes the captions too, once and for all; None leaves them words
+    keep: ClipFilterConfig = ClipFilterConfig()  # which clips are encoded at all
 
     def build(self, root: Path, device: torch.device) -> "Encoder":
         return Encoder(self, root, device)
