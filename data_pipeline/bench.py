@@ -5,7 +5,7 @@ decoding   lossless frames of a 512x384 screen a second
 checksums  loading decoded clips with SHA-256 of every member against without
 position   the first batch at 99 % of a dataset of 5 GB against the first of all
 workers    batches of 512x384 clips a second by 2 processes against by 2 threads, beside a training that is busy in Python
-memory     the loader's memory after 10,000 steps of 4 workers against that after 1,000
+memory     the loader's memory after 10,000 steps of 4 threads, and of 4 processes, against that after 1,000
 desktops   stepped desktops of 512x384 that are recorded side by side (bench_recorders.py; needs the programs of x11)
 
 A machine is never twice equally fast, so the two sides of a ratio take turns. Seconds are of one core's work
@@ -14,35 +14,24 @@ A machine is never twice equally fast, so the two sides of a ratio take turns. S
 
 import argparse
 import dataclasses
-import gc
-import itertools
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import webdataset
 
 from data_pipeline import video
+from data_pipeline.bench_clips import batches_of, latents, manifest, screen_manifest, screen_recording
 from data_pipeline.bench_recorders import desktops
-from data_pipeline.environments.desktop_sim import DesktopSimConfig
-from data_pipeline.human_policy import HumanPolicyConfig
-from data_pipeline.loader import Batches, DataConfig
-from data_pipeline.record import record
-from data_pipeline.schema import DatasetManifest, LatentStatistics, Sample, ShardEntry
+from data_pipeline.bench_workers import memory, workers
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from data_pipeline.tar_index import index_path
-from data_pipeline.worker_processes import open_with_workers
-from wm.batch import ActionSpace
-
-SCREEN = DesktopSimConfig(height=384, width=512, scale=4, snap=16)
-_SPACE = ActionSpace(buttons=("left",), keys=("KeyA", "Enter"))
 
 Result = dict[str, Any]
 
@@ -55,8 +44,8 @@ def reading(folder: Path, megabytes: float = 300.0, sample_kilobytes: int = 64, 
     path = folder / "0.tar"
     frames = max(1, sample_kilobytes * 1024 // (4 * 16 * 24 * 2))
     count = max(1, round(megabytes * 1e6 / (sample_kilobytes * 1024)))
-    entry = write_shard(path, (_latents(number, frames) for number in range(count)))
-    write_manifest(folder, _manifest([entry]))
+    entry = write_shard(path, (latents(number, frames) for number in range(count)))
+    write_manifest(folder, manifest([entry]))
     path.read_bytes()  # into the page cache
 
     def ours(dataset: Dataset) -> int:
@@ -115,11 +104,7 @@ def checksums(folder: Path, frames: int = 64, clips: int = 6, rounds: int = 5) -
     """Seconds of loading decoded 512x384 clips, each member checked, over those of loading them unchecked."""
     clip = screen_recording(frames)
     entry = write_shard(folder / "0.tar", (dataclasses.replace(clip, key=f"clip-{i}") for i in range(clips)))
-    space = SCREEN.build().action_space
-    manifest = DatasetManifest(
-        action_space=space, fps=space.fps, height=384, width=512, kind="video", shards=(entry,), source={}
-    )
-    write_manifest(folder, manifest)
+    write_manifest(folder, screen_manifest([entry]))
 
     def load(checked: bool) -> None:
         dataset = dataclasses.replace(Dataset.open(folder), checksums=checked)
@@ -137,7 +122,7 @@ def position(folder: Path, gigabytes: float = 5.0, rounds: int = 5, shard_clips:
 
     One shard of `shard_clips` clips stands under many names, as hard links: what is read is real, and the page cache holds it.
     """
-    entry = write_shard(folder / "00000.tar", (_latents(i, frames=128, size=(24, 32)) for i in range(shard_clips)))
+    entry = write_shard(folder / "00000.tar", (latents(i, frames=128, size=(24, 32)) for i in range(shard_clips)))
     names = [f"{i:05d}.tar" for i in range(max(1, round(gigabytes * 1e9 / entry.size)))]
     index = json.loads(index_path(folder / "00000.tar").read_text())
     for name in names[1:]:
@@ -145,13 +130,13 @@ def position(folder: Path, gigabytes: float = 5.0, rounds: int = 5, shard_clips:
         own = index | {"entry": index["entry"] | {"name": name}}
         index_path(folder / name).write_text(json.dumps(own, separators=(",", ":")))
     entries = [dataclasses.replace(entry, name=name) for name in names]
-    write_manifest(folder, _manifest(entries, size=(24, 32)))
-    total = _batches(folder, 16).num_windows
+    write_manifest(folder, manifest(entries, size=(24, 32)))
+    total = batches_of(folder, 16).num_windows
     last = int(0.99 * total) // 16 * 16
 
     def first(cursor: int) -> float:
         began = time.perf_counter()
-        next(_batches(folder, 16, num_workers=2)(cursor))
+        next(batches_of(folder, 16, num_workers=2)(cursor))
         return time.perf_counter() - began
 
     pairs = np.array([(first(0), first(last)) for _ in range(rounds)])
@@ -166,59 +151,6 @@ def position(folder: Path, gigabytes: float = 5.0, rounds: int = 5, shard_clips:
     }
 
 
-def workers(folder: Path, clips: int = 32, frames: int = 64, batches: int = 24, rounds: int = 3) -> Result:
-    """Batches of 8 clips of 16 frames a second, of which every one is decoded: 2 processes against 2 threads.
-
-    Meanwhile the thread that asks for them computes in Python between two batches, as a training's does while it launches
-    kernels; threads wait for each other's turn then. Starting the processes, seconds, is not counted.
-    """
-    clip = screen_recording(frames)
-    entry = write_shard(folder / "0.tar", (dataclasses.replace(clip, key=f"clip-{i}") for i in range(clips)))
-    space = SCREEN.build().action_space
-    write_manifest(folder, DatasetManifest(
-        action_space=space, fps=space.fps, height=384, width=512, kind="video", shards=(entry,), source={}
-    ))  # fmt: skip
-
-    def rate(kind: Literal["thread", "process"]) -> float:
-        config = DataConfig(
-            folder=str(folder), clip_frames=16, global_batch_size=8, num_workers=2, worker_kind=kind, cache_megabytes=0
-        )
-        with closing(open_with_workers(config, folder, 0, 1, seed=1)(0)) as stream:
-            for _ in itertools.islice(stream, 6):  # what was made while the processes started
-                pass
-            began = time.perf_counter()
-            for _ in itertools.islice(stream, batches):
-                sum(range(1_000_000))
-            return batches / (time.perf_counter() - began)
-
-    threads, processes = np.array([(rate("thread"), rate("process")) for _ in range(rounds)]).T
-    return {
-        "batches_per_second_of_threads": round(float(np.median(threads)), 2),
-        "batches_per_second_of_processes": round(float(np.median(processes)), 2),
-        "processes_times_threads": round(float(np.median(processes / threads)), 2),
-        "wanted": "to know",
-    }
-
-
-def memory(folder: Path, steps: int = 10_000, warm_up: int = 1_000) -> Result:
-    """Resident memory after `steps` batches with 4 workers and a full cache of clips, over that after `warm_up`."""
-    shards = [write_shard(folder / f"{i}.tar", (_latents(8 * i + j, 64) for j in range(8))) for i in range(8)]
-    write_manifest(folder, _manifest(shards))
-    batches = _batches(folder, 8, num_workers=4, cache_megabytes=4)
-    sizes = {}
-    for step, _ in enumerate(itertools.islice(batches(0), steps), 1):
-        if step in (warm_up, steps):
-            gc.collect()
-            sizes[step] = _resident_bytes()
-    return {
-        "steps": steps,
-        "megabytes_after_warm_up": round(sizes[warm_up] / 1e6, 1),
-        "megabytes_at_the_end": round(sizes[steps] / 1e6, 1),
-        "growth": round(sizes[steps] / sizes[warm_up] - 1, 4),
-        "wanted": "growth below 0.05",
-    }
-
-
 CASES: dict[str, Callable[..., Result]] = {
     "reading": reading,
     "decoding": decoding,
@@ -228,11 +160,6 @@ CASES: dict[str, Callable[..., Result]] = {
     "memory": memory,
     "desktops": desktops,
 }
-
-
-def screen_recording(frames: int) -> Sample:
-    """A recording of the simulated desktop at 512x384."""
-    return record(SCREEN.build(), HumanPolicyConfig().build(), frames, seed=3, key="clip")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,34 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             results[case] = CASES[case](Path(folder))
         for name, value in results[case].items():
-            print(f"{case:<11}{name:<34}{value}", flush=True)
+            print(f"{case:<11}{name:<40}{value}", flush=True)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))
     return 0
-
-
-def _latents(number: int, frames: int, size: tuple[int, int] = (16, 24)) -> Sample:
-    rng = np.random.default_rng(number)
-    shapes = {"pointer": (2,), "buttons": (1, 3), "keys": (2, 3), "wheel": (2,), "axes": (0,)}
-    return Sample(
-        key=f"clip-{number:06d}",
-        actions={name: np.zeros((frames, *shape), np.float32) for name, shape in shapes.items()},
-        meta={"fps": 10.0},
-        latents=rng.normal(size=(frames, 4, *size)).astype(np.float16),
-    )
-
-
-def _manifest(shards: Sequence[ShardEntry], size: tuple[int, int] = (16, 24)) -> DatasetManifest:
-    statistics = LatentStatistics(mean=(0.0,) * 4, std=(1.0,) * 4, vae_hash="none", stride=8)
-    return DatasetManifest(
-        action_space=_SPACE, fps=10.0, height=8 * size[0], width=8 * size[1], kind="latents", shards=tuple(shards),
-        source={"environment": "noise of the bench"}, latents=statistics,
-    )  # fmt: skip
-
-
-def _batches(folder: Path, batch: int, **changes: Any) -> Batches:
-    config = DataConfig(folder=str(folder), clip_frames=16, global_batch_size=batch, **changes)
-    return Batches(config, Dataset.open(folder), 0, 1, seed=1)
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -289,10 +192,6 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _rate(amount: int, seconds: np.ndarray) -> float:
     return round(amount / float(np.median(seconds)), 1)
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import bench
+from data_pipeline.bench_workers import workers
 from tests.test_x11_desktop import needs_programs
 
 
@@ -25,7 +26,7 @@ def test_a_dataset_of_one_shard_under_many_names_is_read_to_its_end(tmp_path: Pa
 
 @pytest.mark.slow
 def test_threads_and_processes_are_timed_on_the_same_batches(tmp_path: Path) -> None:
-    result = bench.workers(tmp_path, clips=2, frames=17, batches=2, rounds=1)
+    result = workers(tmp_path, clips=2, frames=17, batches=2, rounds=1)
     assert result["batches_per_second_of_threads"] > 0
     assert result["batches_per_second_of_processes"] > 0
 
@@ -47,7 +48,7 @@ def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
     assert found["reading"]["times_webdataset"] >= 5
     assert found["checksums"]["times_unchecked"] <= 1.10
     assert found["position"]["more_seconds"] <= 2
-    assert found["memory"]["growth"] < 0.05
+    assert max(found["memory"]["growth_of_threads"], found["memory"]["growth_of_processes"]) < 0.05
     assert found["decoding"]["frames_per_second"] >= 300
 
 
