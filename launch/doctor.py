@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed import TCPStore
 
 from data_pipeline.shards import Dataset
-from launch import bandwidth, probes
+from launch import bandwidth, plan_costs, probes
 from launch.bandwidth import Link
 from launch.entry import BAD_INPUT, FAILED, OK, explain
 from launch.run_config import RunConfig, TrainingConfig, load_run
@@ -24,7 +24,7 @@ from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.world import World
 from wm.stages.context import StageContext
 
-GIB = 1 << 30
+GIB = plan_costs.GIB
 LEAST_FREE = 5 * GIB  # of storage, for checkpoints and metrics
 LEAST_SHARED_MEMORY = 1 * GIB  # Ray's object store and the loaders' workers lie there
 MOST_SKEW = 2.0  # seconds between two nodes' clocks, the time of asking included
@@ -215,7 +215,7 @@ def shards(folder: Path) -> Finding:
 
 
 def memory(run: RunConfig, root: Path, found: Sequence[Facts]) -> Iterator[Finding]:
-    """Weights, gradients, masters, moments and average of a worker at each ZeRO stage against what it has."""
+    """What a worker's learners hold at each ZeRO stage against what it has."""
     try:
         learners = learners_of(run, root)
     except (ValueError, OSError) as error:
@@ -227,7 +227,9 @@ def memory(run: RunConfig, root: Path, found: Sequence[Facts]) -> Iterator[Findi
     else:
         there = sum(f["memory"] for f in found) // workers
     on_gpu = run.resources.gpus_per_worker > 0
-    needs = [sum(state_bytes(n, config, zero, workers, on_gpu) for n, config in learners) for zero in range(4)]
+    needs = [
+        sum(plan_costs.memory(n, config, zero, workers, on_gpu).total for n, config in learners) for zero in range(4)
+    ]
     chosen = max(config.zero_stage for _, config in learners)
     numel = sum(n for n, _ in learners)
     estimates = ", ".join(f"ZeRO {zero} {need / GIB:.2f}" for zero, need in enumerate(needs))
@@ -236,21 +238,6 @@ def memory(run: RunConfig, root: Path, found: Sequence[Facts]) -> Iterator[Findi
     yield Finding(
         "memory", well, text if well else f"{text}; raise stage.learner.zero_stage or resources.num_workers, or offload"
     )
-
-
-def state_bytes(numel: int, config: LearnerConfig, zero_stage: int, num_workers: int, on_gpu: bool = False) -> float:
-    """Bytes a rank holds for `numel` parameters (ZeRO, Rajbhandari et al. 2020, figure 1), with an average in float32.
-
-    Weights w and gradients g in the config's precision, gradients in float32 where ZeRO accumulates them so; float32
-    masters (where weights are not), two moments and the average. Stage 1 divides the last over ranks, 2 also g, 3 also w.
-    Moments and average that are offloaded count where there is no other memory: in the host's, for a rank without a GPU.
-    """
-    weights = 2 if config.precision == "bfloat16" else 4
-    gradients = weights if zero_stage == 0 else 4
-    shelved = config.offload == "nvme" or (config.offload == "cpu" and on_gpu)
-    rest = (4 if config.precision == "bfloat16" else 0) + (0 if shelved else 8 + (4 if config.average_decay else 0))
-    parts = (rest, gradients, weights)  # in the order in which the stages divide them
-    return numel * sum(p / num_workers if zero_stage > i else p for i, p in enumerate(parts))
 
 
 def learners_of(run: RunConfig, root: Path) -> list[tuple[int, LearnerConfig]]:

@@ -55,21 +55,22 @@ class Memory:
         return Memory(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def memory(parameters: int, config: LearnerConfig, zero_stage: int, ranks: int) -> Memory:
+def memory(parameters: int, config: LearnerConfig, zero_stage: int, ranks: int, on_gpu: bool = True) -> Memory:
     """What a learner holds on each rank: ZeRO 1 partitions the optimizer, 2 the gradients, 3 the weights (Rajbhandari et
-    al. 2020, figure 1). At ZeRO 0 in float32 the masters are the weights. What is offloaded is not on the GPU."""
+    al. 2020, figure 1). At ZeRO 0 in float32 the masters are the weights. What is offloaded is not on the GPU; for a rank
+    that has none, what lies in the host's memory is in the memory that counts."""
     low = DTYPES[config.precision].itemsize
     own = parameters / ranks if zero_stage else parameters
     master = 0 if zero_stage == 0 and config.precision == "float32" else MASTER
     gradient = low if zero_stage == 0 else GRADIENT
-    moments = 0 if config.offload != "none" else MOMENTS
-    averages = AVERAGE if config.average_decay and config.offload == "none" else 0
+    here = config.offload == "none" or (config.offload == "cpu" and not on_gpu)
+    averages = AVERAGE * (bool(config.average_decay) + len(config.average_lengths))
     bucket = min(parameters, REDUCE_BUCKET_ELEMENTS) * (GRADIENT if zero_stage else low) if ranks > 1 else 0
     return Memory(
         weights=low * (own if zero_stage == 3 else parameters),
         gradients=gradient * (own if zero_stage >= 2 else parameters),
-        optimizer=(master + moments) * own,
-        average=averages * own,
+        optimizer=(master + here * MOMENTS) * own,
+        average=here * averages * own,
         buckets=bucket,
     )
 

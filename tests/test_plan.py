@@ -177,6 +177,8 @@ def test_each_zero_stage_partitions_one_thing_more() -> None:
     assert (one.weights, one.gradients, one.optimizer, one.average) == (2000, 4000, 3000, 1000)
     shelved = memory(1000, dataclasses.replace(config, offload="cpu"), 1, 4)
     assert (shelved.weights, shelved.gradients, shelved.optimizer, shelved.average) == (2000, 4000, 1000, 0)
+    assert memory(1000, dataclasses.replace(config, offload="cpu"), 1, 4, on_gpu=False) == one
+    assert memory(1000, dataclasses.replace(config, average_lengths=(0.05, 0.1)), 1, 4).average == 3000
     assert (two.weights, two.gradients, two.optimizer) == (2000, 1000, 3000)
     assert (three.weights, three.gradients, three.optimizer) == (500, 1000, 3000)
     for stage in range(1, 4):  # a rank alone owns everything
