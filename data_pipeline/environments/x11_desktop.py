@@ -18,7 +18,8 @@ from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import CursorSprite, EnvironmentDied, Rect, Target
 from data_pipeline.environments.x11_keys import BUTTONS, DOWN, LEFT, RIGHT, UP, WRITING, keysym, number
-from data_pipeline.environments.x11_looks import files
+from data_pipeline.environments.x11_looks import FILES
+from data_pipeline.environments.x11_managers import MANAGERS, WindowManager
 from data_pipeline.environments.x11_pixels import distinct, shrunk, sprite
 from data_pipeline.environments.x11_rest import SURE_SECONDS
 from data_pipeline.environments.x11_schedule import Schedule
@@ -39,6 +40,7 @@ class X11DesktopConfig:
     fps: float = 15.0  # frames a second that a step stands for
     schedule: Literal["stepped", "fixed"] = "stepped"  # whether a step waits for the programs or for its time
     programs: tuple[str, ...] = ("terminal", "calculator")  # also "editor", "files" and "paint"
+    window_manager: Literal["openbox", "xfce4"] = "openbox"  # whose title bars; xfce4's is xfwm4
     buttons: tuple[str, ...] = ("left", "middle", "right")
     keys: tuple[str, ...] = (*WRITING, "Space", "Enter", "Backspace", "Minus", "Equal", "Period", "Slash", "ShiftLeft")
     wheel: bool = True
@@ -68,7 +70,8 @@ class X11Desktop:
         self.num_restless = 0  # steps in which the programs did not come to rest in time
         self._keysyms = {code: keysym(code) for code in config.keys}
         self._numbers = {name: number(name) for name in config.buttons}
-        _check_programs(config.programs)
+        self._manager = MANAGERS[config.window_manager]
+        _check_programs(config.programs, self._manager)
         self._layout(0)  # raises where the windows do not fit on the screen
         self._schedule = Schedule(config.fps) if config.schedule == "fixed" else None
         self._next_seed = 0
@@ -113,6 +116,7 @@ class X11Desktop:
             else:
                 self._wait(self._schedule)
             self._grab()
+            self._mute_titles()
         return self.render(), 0.0, server.closed >= set(self.config.programs), False, self._info()
 
     def render(self) -> np.ndarray:
@@ -172,18 +176,20 @@ class X11Desktop:
         server, config = self._running(), self.config
         for name in sorted(self._held):
             self._inject(Event("release", name))
-        server.stop(files(programs.rules(places)))
+        server.stop({**FILES, **self._manager.files(programs.rules(places))})
         server.windows.forget()
         server.start({programs.BUS: programs.BUS_COMMAND})
         self._await((server.home / programs.BUS_SOCKET).exists, "the bus")
-        server.start({programs.WINDOW_MANAGER: programs.WINDOW_MANAGER_COMMAND})
+        server.start({self._manager.program: list(self._manager.command)})
         self._await(lambda: server.windows.managed() and server.settle(config.settle_seconds), "the window manager")
         self._point(places.pointer)
         server.start(programs.commands(places, config.columns, config.rows))
         classes = {programs.APPLICATIONS[name].window_class for name in config.programs}
         self._await(lambda: classes <= {w.window_class for w in server.windows.all()}, "all windows")
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
+        self._place_windows(places)
         server.windows.fix_sizes()
+        self._mute_titles()
         for name in config.programs:  # which one came first is chance; now the order of the windows is not
             self._raise(name)
             if tool := programs.APPLICATIONS[name].tool:
@@ -193,10 +199,29 @@ class X11Desktop:
         self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
         server.windows.look_again()
 
+    def _place_windows(self, places: programs.Layout) -> None:
+        """Move the windows to their places where the window manager's settings have not done it."""
+        if self._manager.places_windows:
+            return
+        server, moved = self._running(), programs.rules(places)
+        for name in self.config.programs:
+            if rect := moved.get(programs.APPLICATIONS[name].window_class):
+                server.windows.place(self._first_window(name), rect)
+        corners = [places.corners[name] for name in self.config.programs]
+        self._await(lambda: [self._first_window(name).frame[:2] for name in self.config.programs] == corners, "the places")
+        self._await(lambda: server.settle(self.config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
+
+    def _mute_titles(self) -> None:
+        if self._manager.has_title_menu:
+            self._running().windows.mute_titles()
+
+    def _first_window(self, name: str) -> Window:
+        wanted = programs.APPLICATIONS[name].window_class
+        return next(window for window in self._running().windows.all() if window.window_class == wanted)
+
     def _raise(self, name: str) -> Window:
         """The first window of an application, which then is in front and has the focus."""
-        windows, wanted = self._running().windows, programs.APPLICATIONS[name].window_class
-        chosen = next(window for window in windows.all() if window.window_class == wanted)
+        windows, chosen = self._running().windows, self._first_window(name)
         windows.activate(chosen)
         self._await(lambda: windows.active() == chosen.id and windows.all()[-1].id == chosen.id, "the focus")
         return chosen
@@ -315,7 +340,7 @@ class X11Desktop:
 
     def _layout(self, seed: int) -> programs.Layout:
         config = self.config
-        places = programs.layout(seed, *self._screen_size(), config.columns, config.rows, config.programs)
+        places = programs.layout(seed, *self._screen_size(), config.columns, config.rows, config.programs, self._manager)
         x, y = places.pointer
         return dataclasses.replace(places, pointer=(x // self.config.shrink, y // self.config.shrink))
 
@@ -330,12 +355,12 @@ class X11Desktop:
         return self._server
 
 
-def _check_programs(chosen: tuple[str, ...]) -> None:
+def _check_programs(chosen: tuple[str, ...], manager: WindowManager) -> None:
     unknown = set(chosen) - programs.APPLICATIONS.keys()
     if unknown or not chosen or len(set(chosen)) < len(chosen):
         known = ", ".join(programs.APPLICATIONS)
         raise ValueError(f"programs are {list(chosen)}: name one or more of {known}, each once")
-    missing = programs.missing(chosen)
+    missing = programs.missing(chosen, manager)
     if missing:
         packages = " ".join(sorted(set(missing.values())))
         raise DataError(

@@ -1,15 +1,10 @@
-"""How the programs of the recorded desktop look and behave: the files of their settings.
+"""How the applications and the bus of the recorded desktop look and behave: the files of their settings.
 
 Everything that a user's own settings could change is written here, so that the same machine image gives the same pixels.
 The terminal's shell is restricted (`bash -r`: no paths, no output redirection, no other PATH), its PATH is an empty folder, and
 the built-ins that reach other processes or files are switched off: random typing finds nothing to harm.
 """
 
-from collections.abc import Mapping
-
-from data_pipeline.environments.environment import Rect
-
-TITLE_HEIGHT, BORDER = 15, 1  # pixels, as the theme below gives them
 FONT_WIDTH, FONT_HEIGHT = 6, 13  # of "fixed", the one text font that every X server has built in
 BUTTON_WIDTH, BUTTON_HEIGHT, GAP = 24, 17, 2
 DISPLAY_WIDTH = 96
@@ -19,49 +14,6 @@ CALCULATOR_INSIDE = 113, 119  # as the settings below add up
 _BUTTONS = ((37, 38, 39, 40), (42, 43, 44, 45), (47, 48, 49, 50), (52, 53, 54, 55))
 _CLEAR, _NUM_BUTTONS = 54, 55
 _INDICATORS = ("M", "INV", "DEG", "RAD", "GRAD", "P", "HEX", "DEC", "OCT")
-
-_OPENBOX = """<?xml version="1.0" encoding="UTF-8"?>
-<openbox_config xmlns="http://openbox.org/3.4/rc">
-  <focus><focusNew>yes</focusNew><followMouse>no</followMouse></focus>
-  <theme>
-    <name>plain</name><titleLayout>L</titleLayout><keepBorder>yes</keepBorder><animateIconify>no</animateIconify>
-    <font place="ActiveWindow"><name>DejaVu Sans</name><size>7</size><weight>Bold</weight></font>
-    <font place="InactiveWindow"><name>DejaVu Sans</name><size>7</size><weight>Bold</weight></font>
-  </theme>
-  <desktops><number>1</number><popupTime>0</popupTime></desktops>
-  <resize><drawContents>yes</drawContents><popupShow>Never</popupShow></resize>
-  <resistance><strength>0</strength><screen_edge_strength>10000</screen_edge_strength></resistance>
-  <keyboard></keyboard>
-  <mouse>
-    <dragThreshold>1</dragThreshold>
-    <context name="Titlebar">
-      <mousebind button="Left" action="Press"><action name="Focus"/><action name="Raise"/></mousebind>
-      <mousebind button="Left" action="Drag"><action name="Move"/></mousebind>
-    </context>
-    <context name="Client">
-      <mousebind button="Left" action="Press"><action name="Focus"/><action name="Raise"/></mousebind>
-    </context>
-  </mouse>
-  <applications>RULES</applications>
-</openbox_config>
-"""
-
-_THEME = f"""border.width: {BORDER}
-padding.width: 2
-padding.height: 1
-window.client.padding.width: 0
-window.handle.width: 0
-border.color: #101820
-window.active.title.bg: flat solid
-window.active.title.bg.color: #2a6fdb
-window.active.label.bg: parentrelative
-window.active.label.text.color: #ffffff
-window.inactive.title.bg: flat solid
-window.inactive.title.bg.color: #8a8f98
-window.inactive.label.bg: parentrelative
-window.inactive.label.text.color: #e8e8e8
-window.label.text.justify: left
-"""
 
 # Two presses are never a double click: stepped time runs faster than the hand's, so their distance would mean nothing.
 _XTERM = """XTerm*cursorBlink: false
@@ -94,11 +46,12 @@ enable -n kill exec eval source . bind builtin command enable trap ulimit umask 
 _READLINE = "set bell-style none\nset enable-bracketed-paste off\n"
 
 
-# A bus of the desktop's own. It starts no services: who wants one finds it absent, on every machine.
+# A bus of the desktop's own. It starts no services but the window manager's: who wants another finds it absent, on every machine.
 _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type><listen>unix:path=.bus</listen><auth>EXTERNAL</auth>
+  <servicedir>.services</servicedir>
   <policy context="default"><allow send_destination="*"/><allow eavesdrop="true"/><allow own="*"/></policy>
 </busconfig>
 """
@@ -232,22 +185,7 @@ def _paper(width: int = 150, height: int = 96) -> str:
     )
 
 
-def _rule(window_class: str, place: Rect) -> str:
-    """Where the window manager puts the first window of that class, and its size inside."""
-    return (
-        f'<application class="{window_class}" type="normal"><position force="yes"><x>{place.x}</x><y>{place.y}</y></position>'
-        f"<size><width>{place.w}</width><height>{place.h}</height></size></application>"
-    )
-
-
-def files(places: Mapping[str, Rect]) -> dict[str, str]:
-    """What HOME holds when an episode begins, by path; `places` are corners and inner sizes of windows by their class."""
-    rules = "".join(_rule(name, place) for name, place in places.items())
-    return {**FILES, ".openbox.xml": _OPENBOX.replace("RULES", rules)}
-
-
 FILES = {
-    ".themes/plain/openbox-3/themerc": _THEME,
     ".resources/XTerm": _XTERM,
     ".resources/XCalc": _calculator_resources(),
     ".shellrc": _SHELL,

@@ -1,26 +1,26 @@
-"""What runs on the recorded desktop: the bus, the window manager, the applications, their places, and where a hand uses them."""
+"""What runs on the recorded desktop: the bus, the applications, their places, and where a hand uses them."""
 
 import itertools
 import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.environments import x11_looks as looks
 from data_pipeline.environments.environment import Rect
+from data_pipeline.environments.x11_managers import OPENBOX, WindowManager
 
-# Program to look for -> Debian package that brings it; those of the applications come with them.
+# Program to look for -> Debian package that brings it; those of window managers and applications come with them.
 PACKAGES = {
     "Xvfb": "xvfb",
     "dbus-daemon": "dbus",
-    "openbox": "openbox",
     "setpriv": "util-linux",
 }
 
-BUS, WINDOW_MANAGER = "D-Bus", "openbox"
+BUS = "D-Bus"
 BUS_COMMAND = ["dbus-daemon", "--config-file=.bus.conf", "--nofork", "--nopidfile"]
-WINDOW_MANAGER_COMMAND = ["openbox", "--config-file", ".openbox.xml", "--sm-disable"]
 BUS_SOCKET = ".bus"  # in HOME
 BACKGROUND = 0x2F5D62  # of the desktop, 0xRRGGBB
 MOUNT = (
@@ -119,14 +119,19 @@ APPLICATIONS = {
 }
 
 
-def missing(chosen: Sequence[str]) -> dict[str, str]:
-    """The programs that the applications `chosen` need and that are not installed here, with their Debian packages."""
-    needed = dict(PACKAGES)
+def missing(chosen: Sequence[str], manager: WindowManager = OPENBOX) -> dict[str, str]:
+    """What `manager` and the applications `chosen` need and what is not installed here, with the Debian packages."""
+    needed = {**PACKAGES, **manager.packages}
     for name in chosen:
         application = APPLICATIONS[name]
         needed[application.program] = application.package
         needed |= {"bash": "bash"} if name == TERMINAL else {}
-    return {program: package for program, package in needed.items() if shutil.which(program) is None}
+    return {name: package for name, package in needed.items() if not _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    """Whether there is a program of that name, or a file where it is a whole path."""
+    return Path(name).is_file() if name.startswith("/") else shutil.which(name) is not None
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,18 @@ class Layout:
     pointer: tuple[int, int]
 
 
-def layout(seed: int, width: int, height: int, columns: int, rows: int, chosen: Sequence[str]) -> Layout:
+def layout(
+    seed: int,
+    width: int,
+    height: int,
+    columns: int,
+    rows: int,
+    chosen: Sequence[str],
+    manager: WindowManager = OPENBOX,
+) -> Layout:
     """Places drawn from `seed` so that each window lies wholly on a screen of `width` x `height` pixels, and can be seen."""
     generator = random.Random(seed)
-    sizes = {name: outer_size(name, columns, rows) for name in chosen}
+    sizes = {name: outer_size(name, columns, rows, manager) for name in chosen}
     for _ in range(100):
         corners = {name: _corner(generator, width, height, name, *size) for name, size in sizes.items()}
         pairs = itertools.combinations(chosen, 2)
@@ -169,12 +182,12 @@ def _overlap(a: tuple[int, int], a_size: tuple[int, int], b: tuple[int, int], b_
     return max(sides[0], 0) * max(sides[1], 0) / smaller
 
 
-def outer_size(name: str, columns: int, rows: int) -> tuple[int, int]:
+def outer_size(name: str, columns: int, rows: int, manager: WindowManager) -> tuple[int, int]:
     """Width and height in pixels of an application's first window; a terminal's is of so many characters."""
     width, height = APPLICATIONS[name].size
     if name == TERMINAL:
         width, height = columns * looks.FONT_WIDTH + 4, rows * looks.FONT_HEIGHT + 4
-    return width + 2 * looks.BORDER, height + 2 * looks.BORDER + looks.TITLE_HEIGHT
+    return width + 2 * manager.border, height + 2 * manager.border + manager.title_height
 
 
 def commands(places: Layout, columns: int, rows: int) -> dict[str, list[str]]:
@@ -186,7 +199,7 @@ def commands(places: Layout, columns: int, rows: int) -> dict[str, list[str]]:
 
 
 def rules(places: Layout) -> dict[str, Rect]:
-    """Where the window manager puts the windows that do not place themselves, by their class."""
+    """Corner and inner size of the windows that do not place themselves, by their class."""
     chosen = {name: corner for name, corner in places.corners.items() if name not in (TERMINAL, CALCULATOR)}
     return {APPLICATIONS[name].window_class: Rect(*corner, *APPLICATIONS[name].size) for name, corner in chosen.items()}
 

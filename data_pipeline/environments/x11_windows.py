@@ -11,6 +11,10 @@ from Xlib.xobject.drawable import Window as XWindow
 from data_pipeline.environments.environment import Rect
 
 
+_PAGER = 2  # who asks, as EWMH numbers them: not an application, which may be refused
+_X_Y_WIDTH_HEIGHT = 0b1111  # what a request to move and resize gives
+
+
 class Window(NamedTuple):
     """One window of a program, as the window manager lists it; rectangles in screen pixels."""
 
@@ -30,12 +34,14 @@ class Windows:
         self._display = connection
         self._root = connection.screen().root
         self._parts: dict[tuple[int, int, int], tuple[Rect, ...]] = {}  # by window and its size
+        self._muted: set[int] = set()  # windows whose title bars hear the left button only
 
     def forget(self) -> None:
         """Remove what a killed window manager left on the root window, so that the next one's is new."""
         for name in ("_NET_SUPPORTING_WM_CHECK", "_NET_CLIENT_LIST_STACKING", "_NET_ACTIVE_WINDOW"):
             self._root.delete_property(self._display.get_atom(name))
         self._parts.clear()
+        self._muted.clear()
 
     def look_again(self) -> None:
         """Forget the parts of windows that were seen while their programs were still building them."""
@@ -65,10 +71,18 @@ class Windows:
 
     def activate(self, window: Window) -> None:
         """Ask the window manager to raise and focus `window`."""
-        kind = self._display.get_atom("_NET_ACTIVE_WINDOW")
+        self._ask(window, "_NET_ACTIVE_WINDOW", [_PAGER, X.CurrentTime, 0, 0, 0])
+
+    def place(self, window: Window, place: Rect) -> None:
+        """Ask the window manager to put the outer corner of `window` at that of `place`, and to give its inside that size."""
+        flags = X.NorthWestGravity | _X_Y_WIDTH_HEIGHT << 8 | _PAGER << 12
+        self._ask(window, "_NET_MOVERESIZE_WINDOW", [flags, *place])
+
+    def _ask(self, window: Window, request: str, numbers: list[int]) -> None:
+        kind = self._display.get_atom(request)
         target = self._display.create_resource_object("window", window.id)
-        request = event.ClientMessage(window=target, client_type=kind, data=(32, [2, X.CurrentTime, 0, 0, 0]))
-        self._root.send_event(request, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+        message = event.ClientMessage(window=target, client_type=kind, data=(32, numbers))
+        self._root.send_event(message, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
         self._display.sync()
 
     def fix_sizes(self) -> None:
@@ -81,6 +95,21 @@ class Windows:
                 hints["min_width"] = hints["max_width"] = size.width
                 hints["min_height"] = hints["max_height"] = size.height
                 window.set_wm_normal_hints(hints)
+
+    def mute_titles(self) -> None:
+        """Keep the middle and the right button from the title bars of windows that are new since the last call.
+
+        xfwm4 opens a menu there that hides windows, and there is no panel by which a hand would get them back. A grab that
+        asks for no events swallows the press before the window manager sees it.
+        """
+        present = set(self._numbers(self._root, "_NET_CLIENT_LIST_STACKING"))
+        with contextlib.suppress(error.BadWindow):  # one went away meanwhile
+            for number in present - self._muted:
+                window = self._display.create_resource_object("window", number)
+                for part in window.query_tree().parent.query_tree().children:
+                    if part.id != number:
+                        _swallow(part, (2, 3))
+        self._muted = present
 
     def popups(self) -> list[Rect]:
         """Open menus and whatever else lies over all windows without a frame."""
@@ -117,6 +146,13 @@ class Windows:
     def _numbers(self, window: XWindow, name: str) -> list[int]:
         found = window.get_full_property(self._display.get_atom(name), X.AnyPropertyType)
         return [] if found is None else [int(n) for n in found.value]
+
+
+def _swallow(window: XWindow, buttons: tuple[int, ...]) -> None:
+    ignored = error.CatchError(error.BadWindow)
+    for number in buttons:
+        mode = X.GrabModeAsync
+        window.grab_button(number, X.AnyModifier, False, 0, mode, mode, X.NONE, X.NONE, onerror=ignored)
 
 
 def _parts(window: XWindow, x: int, y: int) -> Iterator[Rect]:
