@@ -33,6 +33,7 @@ class Windows:
     def __init__(self, connection: display.Display) -> None:
         self._display = connection
         self._root = connection.screen().root
+        self._screen = Rect(0, 0, connection.screen().width_in_pixels, connection.screen().height_in_pixels)
         self._parts: dict[tuple[int, int, int], tuple[Rect, ...]] = {}  # by window and its size
         self._muted: set[int] = set()  # windows whose title bars hear the left button only
 
@@ -112,7 +113,7 @@ class Windows:
         self._muted = present
 
     def popups(self) -> list[Rect]:
-        """Open menus and whatever else lies over all windows without a frame."""
+        """Open menus and whatever else lies over all windows without a frame; xfwm4 has one of its own beside the screen."""
         with contextlib.suppress(error.BadWindow, error.BadDrawable):
             return list(self._popups())
         return []
@@ -121,8 +122,9 @@ class Windows:
         for child in self._root.query_tree().children:
             attributes, place = child.get_attributes(), child.get_geometry()
             shown = attributes.map_state == X.IsViewable and attributes.win_class == X.InputOutput
-            if shown and attributes.override_redirect and min(place.width, place.height) > 4:
-                yield Rect(place.x, place.y, place.width, place.height)
+            rect = Rect(place.x, place.y, place.width, place.height)
+            if shown and attributes.override_redirect and min(rect.w, rect.h) > 4 and rect.intersects(self._screen):
+                yield rect
 
     def _window(self, number: int) -> Window:
         window = self._display.create_resource_object("window", number)

@@ -33,6 +33,8 @@ _SETTINGS: Mapping[str, str | int | bool] = {
     "raise_on_focus": False,
     "raise_with_any_button": True,
     "prevent_focus_stealing": False,
+    # A window that wants to be larger than the screen comes maximised, and must be movable to its place all the same.
+    "borderless_maximize": False,
     "box_move": False,
     "box_resize": False,
     "snap_to_border": False,
