@@ -20,7 +20,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 SOURCES := wm data_pipeline launch tools tests
 
 DEBIAN_PACKAGES := adwaita-icon-theme bash chromium dbus fonts-dejavu-core iproute2 mousepad mtpaint munge openbox pcmanfm \
-	slurm-wlm util-linux x11-apps xauth xterm xvfb
+	slurm-wlm util-linux x11-apps xauth xfwm4 xterm xvfb
 
 .PHONY: demo play test test-slow lint format setup system-deps clean help
 

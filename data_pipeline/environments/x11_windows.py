@@ -104,13 +104,16 @@ class Windows:
         asks for no events swallows the press before the window manager sees it.
         """
         present = set(self._numbers(self._root, "_NET_CLIENT_LIST_STACKING"))
-        with contextlib.suppress(error.BadWindow):  # one went away meanwhile
-            for number in present - self._muted:
-                window = self._display.create_resource_object("window", number)
-                for part in window.query_tree().parent.query_tree().children:
+        self._muted &= present
+        for number in present - self._muted:
+            with contextlib.suppress(error.BadWindow):  # it went away meanwhile
+                frame = self._display.create_resource_object("window", number).query_tree().parent
+                if frame.id == self._root.id:  # it has no frame yet
+                    continue
+                for part in frame.query_tree().children:
                     if part.id != number:
                         _swallow(part, (2, 3))
-        self._muted = present
+                self._muted.add(number)
 
     def popups(self) -> list[Rect]:
         """Open menus and whatever else lies over all windows without a frame; xfwm4 has one of its own beside the screen."""

@@ -17,8 +17,6 @@ _DARK, _ACTIVE, _INACTIVE = "#101820", "#2a6fdb", "#8a8f98"
 _THEME = """active_text_color=#ffffff
 inactive_text_color=#e8e8e8
 title_horizontal_offset=4
-title_vertical_offset_active=-1
-title_vertical_offset_inactive=-1
 """
 
 _SETTINGS: Mapping[str, str | int | bool] = {
