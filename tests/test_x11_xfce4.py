@@ -80,7 +80,9 @@ def test_no_edge_of_a_window_changes_the_cursor(shared: X11Desktop) -> None:
     shared.reset(seed=3)
     server, known = shared._running(), {cursor.rgba.tobytes() for cursor in shared.cursors()}
     x, y, w, h = windows(shared)[-1].frame
-    edges = [(x + n, y + m) for n in (-1, 0, 1, w // 2, w - 2, w - 1, w) for m in (-1, 0, 1, 2, h // 2, h - 2, h - 1, h)]
+    edges = [
+        (x + n, y + m) for n in (-1, 0, 1, w // 2, w - 2, w - 1, w) for m in (-1, 0, 1, 2, h // 2, h - 2, h - 1, h)
+    ]
     for place in edges:
         server.move(*place)
         server.settle(0.5)

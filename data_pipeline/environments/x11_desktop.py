@@ -207,9 +207,12 @@ class X11Desktop:
         for name in self.config.programs:
             if rect := moved.get(programs.APPLICATIONS[name].window_class):
                 server.windows.place(self._first_window(name), rect)
-        corners = [places.corners[name] for name in self.config.programs]
-        self._await(lambda: [self._first_window(name).frame[:2] for name in self.config.programs] == corners, "the places")
+        self._await(lambda: self._lie_at(places), "the windows to come to their places")
         self._await(lambda: server.settle(self.config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
+
+    def _lie_at(self, places: programs.Layout) -> bool:
+        found = {window.window_class: window.frame[:2] for window in self._running().windows.all()}
+        return all(found.get(programs.APPLICATIONS[name].window_class) == at for name, at in places.corners.items())
 
     def _mute_titles(self) -> None:
         if self._manager.has_title_menu:
@@ -340,7 +343,9 @@ class X11Desktop:
 
     def _layout(self, seed: int) -> programs.Layout:
         config = self.config
-        places = programs.layout(seed, *self._screen_size(), config.columns, config.rows, config.programs, self._manager)
+        places = programs.layout(
+            seed, *self._screen_size(), config.columns, config.rows, config.programs, self._manager
+        )
         x, y = places.pointer
         return dataclasses.replace(places, pointer=(x // self.config.shrink, y // self.config.shrink))
 

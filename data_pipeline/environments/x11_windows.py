@@ -10,7 +10,6 @@ from Xlib.xobject.drawable import Window as XWindow
 
 from data_pipeline.environments.environment import Rect
 
-
 _PAGER = 2  # who asks, as EWMH numbers them: not an application, which may be refused
 _X_Y_WIDTH_HEIGHT = 0b1111  # what a request to move and resize gives
 

@@ -10,7 +10,7 @@ from pathlib import Path
 SERVICE = "/usr/share/dbus-1/services/org.xfce.Xfconf.service"
 TITLE_HEIGHT = 15  # pixels, as the pictures below are
 # Whatever xfwm4 has around a window shows the cursors for pulling at edges, even where a window has one size only: so a window
-# has no border. The same holds for a strip at the top, which comes where the title is more than a pixel below its bar's edge.
+# has no border. So does a strip at the top, which comes where the bar is so high that its label begins below the second row.
 BORDER = 0
 
 _DARK, _ACTIVE, _INACTIVE = "#101820", "#2a6fdb", "#8a8f98"
@@ -99,4 +99,6 @@ def _picture(colour: str) -> str:
     """One column of the title bar (XPM), a dark pixel above and below."""
     rows = ['"1",', *['"0",'] * (TITLE_HEIGHT - 2), '"1"']
     head = f'"1 {TITLE_HEIGHT} 2 1",'
-    return "\n".join(["/* XPM */", "static char *bar[] = {", head, f'"0 c {colour}",', f'"1 c {_DARK}",', *rows, "};\n"])
+    return "\n".join(
+        ["/* XPM */", "static char *bar[] = {", head, f'"0 c {colour}",', f'"1 c {_DARK}",', *rows, "};\n"]
+    )
