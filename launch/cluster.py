@@ -8,7 +8,6 @@ import concurrent.futures
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -25,8 +24,8 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from launch import elastic, preemption, prepare, worker
-from launch.entry import Preempted, StageError
-from launch.resources import MEET_SECONDS, SILENT_SECONDS, START_SECONDS
+from launch.entry import Preempted, StageError, headline
+from launch.ray_runtime import ray_runtime
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
@@ -35,19 +34,6 @@ from wm.engine.world import World
 
 log = logging.getLogger(__name__)
 
-# Ray's own settings, for it and all its workers; what the user has set stays.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # no request leaves the machine
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the end of a stage is seen that late; the default is 2 s
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{START_SECONDS:g}",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{SILENT_SECONDS:g}",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{MEET_SECONDS:g}",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from the processes beside them
-}
-OBJECT_STORE = 256 << 20  # bytes; nothing large goes through Ray
 # For workers that Ray has given up to end, if they can be reached. One on a host that is cut off lives on for minutes, and it
 # may be rank 0, which has the lock on a shared disk: it is taken away then.
 LOST_SECONDS = 5.0
@@ -65,24 +51,14 @@ class Cluster:
         self._address, self._trust = address, trust_checkpoint
 
     def __enter__(self) -> Self:
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        # It tells that a token protects the runtime, which is its default.
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        # The nodes of a cluster that runs already have an environment of their own: the job brings the settings along.
-        environment = {name: os.environ[name] for name in SETTINGS}
-        where: dict[str, Any] = (
-            {"address": self._address, "runtime_env": {"env_vars": environment}}
-            if self._address
-            else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        )
-        _start(where)
+        self._runtime = ray_runtime(self._address)
+        self._runtime.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ray.shutdown()
+        self._runtime.__exit__(kind, error, trace)
 
     map_tasks = staticmethod(prepare.map_tasks)
 
@@ -104,30 +80,15 @@ class Cluster:
                 if losses == run.resources.max_failures or not _passing(cause):
                     raise _as_ours(cause, folder, first) from error
                 losses += 1
-                log.warning("a worker was lost (%s); goes on from its last checkpoint", first or _line(cause))
+                log.warning("a worker was lost (%s); goes on from its last checkpoint", first or headline(cause))
                 if not lock.wait_until_free(folder, LOST_SECONDS):
                     lock.revoke(folder)
             except RayError as error:
                 raise StageError(
-                    f"the Ray cluster is lost ({_line(error)}); start it and give the same command again, "
+                    f"the Ray cluster is lost ({headline(error)}); start it and give the same command again, "
                     "it goes on from the last checkpoint"
                 ) from error
         return result
-
-
-def _start(where: dict[str, Any], attempts: int = 2) -> None:
-    """ray.init, once more where it failed: Ray gives its own processes 30 seconds, which a loaded machine may exceed."""
-    terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-        signal.signal(signal.SIGTERM, terminate)  # Ray's own prints the stack of every thread
-    except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster answers at {where.get('address')}: {error}") from None
-    except Exception as error:  # Ray raises the class Exception itself
-        ray.shutdown()
-        if attempts == 1 or "address" in where:
-            raise StageError(f"Ray did not start: {_line(error)}; --local does without") from error
-        _start(where, attempts - 1)
 
 
 def check_resources(run: RunConfig) -> None:
@@ -270,10 +231,5 @@ def _as_ours(cause: BaseException, folder: Path, first: str | None) -> BaseExcep
     if isinstance(cause, ValueError | OSError | FloatingPointError) and not _passing(cause):
         return cause
     return StageError(
-        f"{first or _line(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt"
+        f"{first or headline(cause)}; the traceback is in {folder / 'error.log'}, the log in {folder}/log-0.txt"
     )
-
-
-def _line(cause: BaseException) -> str:
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0]}"

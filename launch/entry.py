@@ -77,6 +77,12 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} (--traceback shows where)"
 
 
+def headline(error: BaseException) -> str:
+    """The kind of an error and the first line of its text."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 

@@ -76,7 +76,8 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "deepspeed": ("wm/engine/zero.py",),
     "jinja2": ("launch/render.py",),
     "ray": tuple(
-        f"launch/{name}.py" for name in ("cluster", "elastic", "everywhere", "nodes", "preemption", "prepare")
+        f"launch/{name}.py"
+        for name in ("cluster", "elastic", "everywhere", "nodes", "preemption", "prepare", "ray_runtime")
     ),
     "fsspec": ("data_pipeline/remote.py",),
     "aiohttp": ("data_pipeline/remote.py",),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch import pipeline, run, stage_state
-from launch.cluster import SETTINGS
 from launch.entry import StageError, explain, sole_user
+from launch.ray_runtime import SETTINGS
 from launch.recordings import seed_of
 from launch.resources import Resources
 from launch.run_config import load_run, scaled
