@@ -1,6 +1,7 @@
-"""ZeroLearner at ZeRO 0 to 3 against LocalLearner, on one and on two gloo processes (zero_worker.py)."""
+"""ZeroLearner at ZeRO 0 to 3 against LocalLearner, on one, two and four gloo processes (zero_worker.py)."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,14 @@ def test_two_ranks(results, check: str, zero_stage: int):
 @pytest.mark.parametrize("check", named(zero_worker.ONE_RANK))
 def test_one_rank(results, check: str, zero_stage: int):
     assert_ok(results, 1, f"{check}-{zero_stage}")
+
+
+@pytest.mark.slow
+@pytest.mark.case("T-02", "T-03")
+def test_four_ranks(tmp_path: Path):
+    for rank, output in enumerate(run_ranks(zero_worker.__file__, [str(tmp_path)], 4, seconds=480)):
+        found = json.loads((tmp_path / f"results-4-{rank}.json").read_text())
+        assert set(found.values()) == {"ok"}, (found, output)
 
 
 def test_deepspeed_says_nothing(results):

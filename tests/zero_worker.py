@@ -1,7 +1,7 @@
 """The processes that test_zero.py starts: they put ZeroLearner through its laws and write down what held.
 
-Run as `zero_worker.py FOLDER` by gloo_ranks.py. With two processes the checks of two ranks run, with one those of
-one rank, which also load what the two saved. Each result is "ok" or a traceback, by check.
+Run as `zero_worker.py FOLDER` by gloo_ranks.py. The number of processes says which checks run; those of one rank also load
+what two ranks saved. Each result is "ok" or a traceback, by check.
 """
 
 import itertools
@@ -46,6 +46,8 @@ TWO_RANKS: tuple[Check, ...] = (
     whole_run,
 )
 ONE_RANK: tuple[Check, ...] = (parity, resume, snapshot, skip, spike, muon, other_world)
+FOUR_RANKS: tuple[Check, ...] = (parity, muon)
+CHECKS = {1: ONE_RANK, 2: TWO_RANKS, 4: FOUR_RANKS}  # by number of ranks
 
 
 def run(check: Check, stage: int, world: World, folder: Path) -> str:
@@ -60,7 +62,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = World.from_environment("cpu", timeout_seconds=120)
     path = folder / f"results-{world.world_size}-{world.rank}.json"
-    checks = TWO_RANKS if world.world_size > 1 else ONE_RANK
+    checks = CHECKS[world.world_size]
     results = {f"{check.__name__}-{stage}": "not run: one before failed" for check in checks for stage in range(4)}
     for check, stage in itertools.product(checks, range(4)):
         results[f"{check.__name__}-{stage}"] = outcome = run(check, stage, world, folder)
