@@ -105,7 +105,7 @@ def test_windows_that_want_the_whole_screen_lie_where_the_layout_says_and_a_dial
     try:
         environment.reset(seed=2)
         assert_laid_out(environment, programs.layout(2, 512, 384, 40, 12, OFFICE, XFCE4))
-        environment._raise(programs.EDITOR)
+        environment._starter.bring_forward(programs.EDITOR)
         press_together(environment, "Control_L", "o")
         for _ in range(100):
             environment.step(Controls((5, 5)))

@@ -7,8 +7,6 @@ says when that was. What a program does by the clock (blinking, key repeat, doub
 
 import dataclasses
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +15,14 @@ import numpy as np
 from data_pipeline.controls import Controls, Event
 from data_pipeline.environments import x11_programs as programs
 from data_pipeline.environments.environment import CursorSprite, EnvironmentDied, Rect, Target
-from data_pipeline.environments.x11_keys import BUTTONS, DOWN, LEFT, RIGHT, UP, WRITING, keysym, number
-from data_pipeline.environments.x11_looks import FILES
-from data_pipeline.environments.x11_managers import MANAGERS, WindowManager
+from data_pipeline.environments.x11_keys import DOWN, LEFT, RIGHT, UP, WRITING, keysym, number
+from data_pipeline.environments.x11_managers import MANAGERS
 from data_pipeline.environments.x11_pixels import distinct, shrunk, sprite
 from data_pipeline.environments.x11_rest import SURE_SECONDS
 from data_pipeline.environments.x11_schedule import Schedule
-from data_pipeline.environments.x11_server import Cursor, XServer, can_isolate, can_landlock
-from data_pipeline.environments.x11_targets import centre, uses, visible
-from data_pipeline.environments.x11_windows import Window
-from data_pipeline.schema import DataError
+from data_pipeline.environments.x11_server import XServer, can_isolate, can_landlock
+from data_pipeline.environments.x11_start import Starter, check_programs, tour
+from data_pipeline.environments.x11_targets import uses, visible
 from wm.batch import ActionSpace
 from wm.config import config
 
@@ -71,7 +67,7 @@ class X11Desktop:
         self._keysyms = {code: keysym(code) for code in config.keys}
         self._numbers = {name: number(name) for name in config.buttons}
         self._manager = MANAGERS[config.window_manager]
-        _check_programs(config.programs, self._manager)
+        check_programs(config.programs, self._manager)
         self._layout(0)  # raises where the windows do not fit on the screen
         self._schedule = Schedule(config.fps) if config.schedule == "fixed" else None
         self._next_seed = 0
@@ -116,7 +112,7 @@ class X11Desktop:
             else:
                 self._wait(self._schedule)
             self._grab()
-            self._mute_titles()
+            self._starter.mute_titles()
         return self.render(), 0.0, server.closed >= set(self.config.programs), False, self._info()
 
     def render(self) -> np.ndarray:
@@ -159,118 +155,25 @@ class X11Desktop:
         mount = programs.MOUNT if can_isolate(programs.MOUNT) else ""
         self._server = XServer(width, height, programs.VARIABLES, root, seconds, mount, can_landlock())
         self._server.fill_background(programs.BACKGROUND)
+        self._starter = Starter(self._server, self._manager, self.config.settle_seconds, seconds)
         self._codes = {code: self._server.keycode(keysym) for code, keysym in self._keysyms.items()}
         self._held: set[str] = set()
         self._grab()
 
     def _begin(self, seed: int) -> None:
-        with self._running().watched():
-            self._start_programs(self._layout(seed))
+        server, places, shrink = self._running(), self._layout(seed), self.config.shrink
+        commands = programs.commands(places, self.config.columns, self.config.rows)
+        x, y = places.pointer
+        self._pointer = (x // shrink, y // shrink)
+        with server.watched():
+            for name in sorted(self._held):
+                self._inject(Event("release", name))
+            self._starter.begin(places, commands)
             if not self._cursors:
-                self._cursors = self._tour()
-                self._start_programs(self._layout(seed))
+                shapes = tour(server, lambda: self._rest(after_events=True))
+                self._cursors = distinct([sprite(name, cursor, shrink) for name, cursor in shapes.items()])
+                self._starter.begin(places, commands)
             self._grab()
-
-    def _start_programs(self, places: programs.Layout) -> None:
-        """The bus, the window manager, the programs, the focus; each awaited, none slept for."""
-        server, config = self._running(), self.config
-        for name in sorted(self._held):
-            self._inject(Event("release", name))
-        server.stop({**FILES, **self._manager.files(programs.rules(places))})
-        server.windows.forget()
-        server.start({programs.BUS: programs.BUS_COMMAND})
-        self._await((server.home / programs.BUS_SOCKET).exists, "the bus")
-        server.start({self._manager.program: list(self._manager.command)})
-        self._await(lambda: server.windows.managed() and server.settle(config.settle_seconds), "the window manager")
-        self._point(places.pointer)
-        server.start(programs.commands(places, config.columns, config.rows))
-        classes = {programs.APPLICATIONS[name].window_class for name in config.programs}
-        self._await(lambda: classes <= {w.window_class for w in server.windows.all()}, "all windows")
-        self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
-        self._place_windows(places)
-        server.windows.fix_sizes()
-        self._mute_titles()
-        for name in config.programs:  # which one came first is chance; now the order of the windows is not
-            self._raise(name)
-            if tool := programs.APPLICATIONS[name].tool:
-                self._take(name, *tool)
-        self._raise(places.focus)
-        self._point(places.pointer)
-        self._await(lambda: server.settle(config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
-        server.windows.look_again()
-
-    def _place_windows(self, places: programs.Layout) -> None:
-        """Move the windows to their places where the window manager's settings have not done it."""
-        if self._manager.places_windows:
-            return
-        server, moved = self._running(), programs.rules(places)
-        for name in self.config.programs:
-            if rect := moved.get(programs.APPLICATIONS[name].window_class):
-                server.windows.place(self._first_window(name), rect)
-        self._await(lambda: self._lie_at(places), "the windows to come to their places")
-        self._await(lambda: server.settle(self.config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
-
-    def _lie_at(self, places: programs.Layout) -> bool:
-        found = {window.window_class: window.frame[:2] for window in self._running().windows.all()}
-        return all(found.get(programs.APPLICATIONS[name].window_class) == at for name, at in places.corners.items())
-
-    def _mute_titles(self) -> None:
-        if self._manager.has_title_menu:
-            self._running().windows.mute_titles()
-
-    def _first_window(self, name: str) -> Window:
-        wanted = programs.APPLICATIONS[name].window_class
-        return next(window for window in self._running().windows.all() if window.window_class == wanted)
-
-    def _raise(self, name: str) -> Window:
-        """The first window of an application, which then is in front and has the focus."""
-        windows, chosen = self._running().windows, self._first_window(name)
-        windows.activate(chosen)
-        self._await(lambda: windows.active() == chosen.id and windows.all()[-1].id == chosen.id, "the focus")
-        return chosen
-
-    def _take(self, name: str, x: int, y: int) -> None:
-        """Click at a place inside of an application's window."""
-        server, corner = self._running(), self._raise(name).client
-        server.move(corner.x + x, corner.y + y)
-        for down in (True, False):
-            server.button(BUTTONS["left"], down)
-        self._await(lambda: server.settle(self.config.settle_seconds, SURE_SECONDS), "the programs to come to rest")
-
-    def _await(self, ready: Callable[[], bool], what: str) -> None:
-        server = self._running()
-        deadline = time.monotonic() + self.config.start_seconds
-        while not ready():
-            server.check()
-            if time.monotonic() > deadline:
-                seconds = self.config.start_seconds
-                raise EnvironmentDied(
-                    f"the recorded desktop waited {seconds} s for {what}: raise start_seconds or the cores"
-                )
-            server.windows.nudge()
-            server.settle(0.01)
-
-    def _tour(self) -> list[CursorSprite]:
-        """Show the pointer over everything that each window has, and drag one: every shape there is."""
-        server, seen = self._running(), dict[str, Cursor]()
-        for window in server.windows.all():
-            server.windows.activate(window)
-            self._rest(after_events=True)
-            for place, (kind, rect) in enumerate(uses(window, window.id)):
-                if kind != "click" or place < 4:  # buttons of a kind share their shape
-                    server.move(*centre(rect))
-                    self._rest(after_events=True)
-                    seen["arrow" if place == 0 else f"{window.window_class.lower()}-{place}"] = server.cursor()
-        x, y = centre(window.title_bar)
-        server.move(x, y)
-        server.button(BUTTONS["left"], True)
-        self._rest(after_events=True)
-        server.move(x + 8, y)
-        self._rest(after_events=True)
-        seen["drag"] = server.cursor()
-        server.button(BUTTONS["left"], False)
-        self._rest(after_events=True)
-        return distinct([sprite(name, cursor, self.config.shrink) for name, cursor in seen.items()])
 
     # Input
 
@@ -342,12 +245,13 @@ class X11Desktop:
         return info if self._schedule is None else {**info, "time": self._time}
 
     def _layout(self, seed: int) -> programs.Layout:
-        config = self.config
+        """Places on the screen; the pointer's is the middle of a frame's pixel."""
+        config, shrink = self.config, self.config.shrink
         places = programs.layout(
             seed, *self._screen_size(), config.columns, config.rows, config.programs, self._manager
         )
-        x, y = places.pointer
-        return dataclasses.replace(places, pointer=(x // self.config.shrink, y // self.config.shrink))
+        x, y = (n - n % shrink + shrink // 2 for n in places.pointer)
+        return dataclasses.replace(places, pointer=(x, y))
 
     def _screen_size(self) -> tuple[int, int]:
         if self.config.shrink < 1:
@@ -358,21 +262,3 @@ class X11Desktop:
         if self._server is None:
             raise ValueError("this x11_desktop was closed: build a new one")
         return self._server
-
-
-def _check_programs(chosen: tuple[str, ...], manager: WindowManager) -> None:
-    unknown = set(chosen) - programs.APPLICATIONS.keys()
-    if unknown or not chosen or len(set(chosen)) < len(chosen):
-        known = ", ".join(programs.APPLICATIONS)
-        raise ValueError(f"programs are {list(chosen)}: name one or more of {known}, each once")
-    missing = programs.missing(chosen, manager)
-    if missing:
-        packages = " ".join(sorted(set(missing.values())))
-        raise DataError(
-            f"x11_desktop needs {', '.join(missing)}: install the Debian packages {packages}, or run `make system-deps` as root"
-        )
-    if any(programs.APPLICATIONS[name].writes for name in chosen) and not can_landlock():
-        raise DataError(
-            f"programs {list(chosen)} can change files, and this kernel cannot hold them to a folder (Landlock, Linux 5.13): "
-            "record terminal and calculator alone"
-        )
