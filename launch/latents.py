@@ -59,7 +59,7 @@ def make_latents(
         "num_shards": len(answers),
         "num_frames": sum(answer["entry"]["num_frames"] for answer in answers),
         "num_left_out": left_out.total(),
-        "left_out": _listed(left_out),
+        "left_out": dict(left_out),
         "vae_hash": statistics.vae_hash,
         "mean": list(statistics.mean),
         "std": list(statistics.std),

@@ -78,7 +78,7 @@ def test_latents_of_what_is_kept_are_those_of_a_dataset_that_has_nothing_else(tm
     limits = {"min_frames": 4, "bounds": {"score": [None, 4]}}
     told = encoded(tmp_path, "all", ((0, 2, 5), (3, 4), (1, 6)), limits)
     alone = encoded(tmp_path, "alone", ((2,), (3, 4)), {})
-    assert told == alone | {"num_left_out": 4, "left_out": "frames below 4 2, score above 4 2"}
+    assert told == alone | {"num_left_out": 4, "left_out": {"frames below 4": 2, "score above 4": 2}}
     made, wanted = (contents(tmp_path / f"latents-{name}") for name in ("all", "alone"))
     without_notes = [name for name in made if not name.startswith(".notes")]
     assert {name: made[name] for name in without_notes} == {name: wanted[name] for name in without_notes}
