@@ -64,9 +64,10 @@ def _own_folder() -> Iterator[str]:
     """Where Ray's logs and sockets lie. It goes with the runtime; where a stage or Ray failed it stays, and the log says so."""
     root = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     sweep(root)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-    in_use = os.open(folder, os.O_RDONLY)
+    made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
+    in_use = os.open(made, os.O_RDONLY)
     fcntl.flock(in_use, fcntl.LOCK_EX)
+    folder = made.rename(root / made.name.removeprefix("."))  # locked before a sweeper can see it
     try:
         yield str(folder)
     except StageError:
@@ -140,5 +141,5 @@ def _interrupts_held_back() -> Iterator[None]:
         utils.set_sigterm_handler = rays
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+        for number in came:
+            signal.raise_signal(number)
