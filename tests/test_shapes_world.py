@@ -17,7 +17,8 @@ SHORT = (
     "record.stage.num_recordings=12", "record.stage.num_heldout=4", "record.stage.recordings_per_shard=6",
     "vae.loop.num_steps=3", "vae.stage.learner.precision=float32", "vae.data.block_clips=4",
     "dit.loop.num_steps=3", "dit.loop.sample_every=3", "dit.stage.learner.precision=float32", "dit.stage.num_steps=2",
-    "dit.data.global_batch_size=2", "dit.data.block_clips=4", "encode.stage.precision=float32",
+    "dit.data.global_batch_size=4", "dit.data.block_clips=4", "encode.stage.precision=float32",
+    "dit.data.buckets=[{clip_frames: 6, global_batch_size: 2}, {clip_frames: 1, from_start: true}]",
     "evaluate.stage.num_clips=4", "evaluate.stage.batch=3", "evaluate.stage.shown_clips=2",
     "evaluate.stage.teacher_steps=[2]", "evaluate.stage.targets=[]", "evaluate.stage.precision=float32",
 )  # fmt: skip
@@ -48,4 +49,4 @@ def test_from_recordings_to_a_clip(tmp_path: Path, capsys: pytest.CaptureFixture
     clip = tmp_path / "clip.mp4"
     caption = "a red circle moves left behind a green square"
     assert draw.main([str(root / "artifact"), caption, "--out", str(clip), "--enlarge", "1"]) == 0
-    assert decode(clip.read_bytes(), 0, 5).shape == (5, 32, 32, 3)
+    assert decode(clip.read_bytes(), 0, 5).shape == (5, 64, 64, 3)

@@ -42,7 +42,10 @@ def rollout_strip(
             whole = draw_clip(world, clips.given, len(clips), real.shape[1], seed=context.seed)
             return _above(real, whole.to(real.device))
         session = WorldSession(world, seed=context.seed, batch=len(clips))
-        session.reset(real[:, :half], action[:, :half], clips.given.text)
+        if half:
+            session.reset(real[:, :half], action[:, :half], clips.given.text)
+        else:  # a bucket of first frames alone
+            session.begin(clips.given.text)
         dreamed = [session.step(action[:, i : i + 1]) for i in range(half, real.shape[1])]
     below = torch.cat([real[:, :half], torch.stack(dreamed, 1)], dim=1)
     return _above(real, below)
