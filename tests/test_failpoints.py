@@ -41,8 +41,11 @@ def test_it_hits_at_the_arrivals_that_were_asked_for(when: str, hits: list[int])
 
 
 def test_another_rank_is_spared():
-    arm("loop.step/1=raise")
+    """A process alone is rank 0."""
+    arm("loop.step/1=raise, loop.finish/0=raise")
     reach("loop.step")
+    with pytest.raises(Fault):
+        reach("loop.finish")
 
 
 @pytest.mark.parametrize(("action", "number"), [("enospc", errno.ENOSPC), ("eio", errno.EIO), ("erofs", errno.EROFS)])

@@ -21,13 +21,11 @@ from data_pipeline.schema import Sample
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from launch.cluster import Cluster
 from launch.latents import make_latents
-from launch.prepare import AHEAD
 from launch.recordings import RecordConfig, make_recordings
-from launch.resources import Resources, num_cores
+from launch.resources import Resources
 from tests.test_preparation import contents
 from tests.test_shards import make_manifest, make_sample
 from tests.tiny_world import HEIGHT, VAE, WIDTH, some_frames, vae
-from tests.waiting import slept
 from wm.artifact import VAEWeights, save_weights
 from wm.stages.encode_latents import EncodeLatentsConfig
 
@@ -115,28 +113,6 @@ def test_encoders_that_are_killed_leave_the_same_latents(tmp_path: Path, ray: Cl
     assert deaths >= 1
     assert killed == undisturbed
     Dataset.open(tmp_path / "latents" / "killed").verify()
-
-
-class Taken(list[tuple[Any, ...]]):
-    """Tasks that count how many were taken so far."""
-
-    count = 0
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for task in super().__iter__():
-            self.count += 1
-            yield task
-
-
-def test_ray_is_given_a_few_tasks_more_than_it_can_run_and_answers_keep_their_order(ray: Cluster) -> None:
-    tasks = Taken((number, 0.05 * (number % 3)) for number in range(24))
-    ahead: list[int] = []
-    places = Resources(cpus_per_worker=0.5)
-    answers = ray.map_tasks(slept, tasks, places, lambda done: ahead.append(tasks.count - done))
-    assert [answer["number"] for answer in answers] == list(range(24))
-    most = AHEAD * 2 * num_cores()
-    assert max(ahead) == most - 1  # one has just ended
-    assert ahead[-1] == 0
 
 
 def write_clips(folder: Path, num_shards: int = 4, clips: int = 15) -> None:

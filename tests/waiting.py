@@ -1,5 +1,6 @@
 """Waiting for what other processes and threads do: soon where it is soon, and with what was said where it does not come."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,8 @@ def wait_for(
     return time.monotonic() - began
 
 
-def slept(number: int, seconds: float) -> dict[str, int]:
-    """A task for Ray, whose workers know this file and none of the tests."""
+def slept(number: int, seconds: float) -> dict[str, Any]:
+    """A task for Ray, whose workers know this file and none of the tests; it says when it ran and which GPUs it was shown."""
+    began = time.time()
     time.sleep(seconds)
-    return {"number": number}
+    return {"number": number, "span": (began, time.time()), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
