@@ -50,15 +50,16 @@ def workers(folder: Path, clips: int = 32, frames: int = 64, batches: int = 24, 
     }
 
 
-def memory(folder: Path, steps: int = 10_000, warm_up: int = 1_000) -> dict[str, Any]:
-    """Memory after `steps` batches with 4 workers and full caches of clips, over that after `warm_up`."""
+def memory(folder: Path, threads: int = 10_000, processes: int = 10_000, warm_up: int = 1_000) -> dict[str, Any]:
+    """Memory after so many batches of 4 workers of each kind with full caches of clips, over that after `warm_up`."""
     shards = [write_shard(folder / f"{i}.tar", (latents(8 * i + j, 64) for j in range(8))) for i in range(8)]
     write_manifest(folder, manifest(shards))
-    found: dict[str, Any] = {"steps": steps}
-    kinds: tuple[tuple[str, Kind], ...] = (("threads", "thread"), ("processes", "process"))
-    for name, kind in kinds:
+    found: dict[str, Any] = {}
+    kinds: tuple[tuple[str, Kind, int], ...] = (("threads", "thread", threads), ("processes", "process", processes))
+    for name, kind, steps in kinds:
         first, last = _sizes(folder, kind, steps, warm_up)
         found |= {
+            f"steps_of_{name}": steps,
             f"megabytes_of_{name}_after_warm_up": round(first / 1e6, 1),
             f"megabytes_of_{name}_at_the_end": round(last / 1e6, 1),
             f"growth_of_{name}": round(last / first - 1, 4),

@@ -92,7 +92,7 @@ CASES = {
 REMARKS = {
     "T-11": "needs a GPU whose memory can be filled",
     "C-17": "there is one format so far",
-    "L-13": "seven moments on Ray instead of fifty, which `WM_STOPS=50` tries",
+    "L-13": "four moments on Ray instead of fifty, which `WM_STOPS=50` tries",
 }
 
 

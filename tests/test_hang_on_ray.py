@@ -36,7 +36,7 @@ def run(name: str, root: Path, *more: str, **environment: str) -> "subprocess.Co
 @dataclass(frozen=True)
 class Made:
     root: Path  # with recordings and, in `alone`, a training that nothing happened to
-    limit: float  # seconds for a phase of a step: what all of that training took, as busy as the machine is
+    limit: float  # seconds for a phase of a step: half of what all of that training took, as busy as the machine is
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     began = time.monotonic()
     alone = run("vae.yaml", root, *TRAINING, "folder=alone")
     assert alone.returncode == 0, alone.stderr
-    return Made(root, time.monotonic() - began)
+    return Made(root, (time.monotonic() - began) / 2)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -58,7 +58,7 @@ def losses(folder: Path) -> dict[int, float]:
 
 @pytest.mark.case("T-08")
 @pytest.mark.slow
-@pytest.mark.parametrize("hang", ["loop.step/0=stop", "loop.step/1=stop", "loop.step/1=sleep:600"])
+@pytest.mark.parametrize("hang", ["loop.step/0=stop", "loop.step/1=sleep:600"])
 def test_the_run_goes_on_from_the_last_checkpoint(hang: str, made: Made) -> None:
     """A process that is stopped (SIGSTOP) answers nobody; of one that sleeps only the training thread hangs."""
     name = hang.translate(str.maketrans("./=:", "----"))

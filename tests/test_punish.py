@@ -182,7 +182,7 @@ def twenty(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What is said of a training that lost twenty workers."""
     busy = busy_share()
     root = recorded_root(tmp_path_factory.mktemp("twenty"), recordings)
-    wants = ["loop.save_every=10", "--kills", "20", "--mean-seconds", "5", "--minutes", "120"]
+    wants = ["loop.save_every=10", "--kills", "20", "--mean-seconds", "2", "--minutes", "120"]
     return punished(root, *wants) | {"busy": busy}
 
 

@@ -93,7 +93,7 @@ def test_a_node_that_does_not_join_is_named(cluster: Slurm, root: Path, tmp_path
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = {NODES[1]} ] && exit 1\nexec {sys.executable} "$@"\n')
     broken.chmod(0o755)
-    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "90")
+    job = submit(cluster, tmp_path, root, "--python", str(broken), "--wait", "60")
     wait_for_end(cluster, job, tmp_path)
     facts = cluster.facts(job)
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "0")

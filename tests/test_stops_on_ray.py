@@ -22,7 +22,7 @@ from tests.waiting import wait_for
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent.parent
-STOPS = int(os.environ.get("WM_STOPS", "6"))  # case L-13 asks for 50, which take 25 minutes: WM_STOPS=50
+STOPS = int(os.environ.get("WM_STOPS", "3"))  # case L-13 asks for 50, which take 25 minutes: WM_STOPS=50
 LONGEST = 25.0  # seconds until a stop: imports, Ray, its workers and the training's first steps have all begun by then
 PATIENCE = 200.0
 GONE_SECONDS = 30.0
