@@ -81,35 +81,24 @@ def test_a_killed_run_goes_on_where_it_was(made: Made) -> None:
     assert "finished before" in made.finished.splitlines()[0]
 
 
-@pytest.mark.case("L-13")
+@pytest.mark.case("C-18", "L-13")
 @pytest.mark.slow
-def test_an_interrupt_saves_stops_and_says_how_to_go_on(made: Made, tmp_path: Path) -> None:
-    root, log = tmp_path / "smoke", tmp_path / "log"
-    shutil.copytree(made.root / "recordings", root / "recordings")
-    process = start(root, log, "vae.loop.num_steps=100000")
-    wait_beside(process, log, "a checkpoint", lambda: has_checkpoint(root / "vae"))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 130
-    said = log.read_text()
-    assert "Go on with: python -m launch.pipeline" in said
-    assert "Traceback" not in said
-    assert "stopped at step" in (root / "vae" / "log-0.txt").read_text()
-    assert not (root / "vae" / "stop").exists()
-
-
-@pytest.mark.case("C-18")
-@pytest.mark.slow
-def test_a_lost_worker_is_replaced_and_goes_on(made: Made, tmp_path: Path) -> None:
+def test_a_lost_worker_is_replaced_and_an_interrupt_saves_and_says_how_to_go_on(made: Made, tmp_path: Path) -> None:
     root, log = tmp_path / "smoke", tmp_path / "log"
     shutil.copytree(made.root / "recordings", root / "recordings")
     process = start(root, log, "vae.loop.num_steps=100000")
     wait_beside(process, log, "a checkpoint", lambda: has_checkpoint(root / "vae"))
     os.kill(int((root / "vae" / "run.lock").read_text().split()[1]), signal.SIGKILL)
-    said = root / "vae" / "log-0.txt"
-    wait_beside(process, log, "the second attempt", lambda: "resumed from step" in said.read_text())
+    stage = root / "vae" / "log-0.txt"
+    wait_beside(process, log, "the second attempt", lambda: "resumed from step" in stage.read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
-    assert "a worker was lost" in log.read_text()
+    said = log.read_text()
+    assert "a worker was lost" in said
+    assert "Go on with: python -m launch.pipeline" in said
+    assert "Traceback" not in said
+    assert "stopped at step" in stage.read_text()
+    assert not (root / "vae" / "stop").exists()
 
 
 @pytest.mark.case("T-14")

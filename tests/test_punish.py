@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from launch import punish
 from launch.entry import StageError
 from launch.processes import introduce, introduced
 from launch.punish import Rows, Training
+from tests.idle import busy_share, holds_where_idle
 from tests.waiting import wait_for
 
 HERE = Path(__file__).parent.parent
@@ -25,25 +25,6 @@ SMOKE = str(HERE / "configs" / "smoke" / "vae.yaml")
 TWO = ["loop.num_steps=100000", "loop.sample_every=0", "resources.num_workers=2"]
 # As long as a step of a larger model, without its work: the undisturbed run is then made in no time.
 SLOW_STEPS = "loop.step=sleep:0.25@1+"
-
-
-def busy_share(seconds: float = 2.0) -> float:
-    """The share of this machine's time that others take, while we wait."""
-    before = processor_times()
-    time.sleep(seconds)
-    spent = [after - then for after, then in zip(processor_times(), before, strict=True)]
-    return 1 - (spent[3] + spent[4]) / sum(spent)  # idle and waiting for a disk
-
-
-def processor_times() -> list[int]:
-    return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-
-
-def holds_where_idle(held: bool, busy: float) -> None:
-    """Asserts what depends on the machine's speed; skips where it did not hold and other work may be to blame."""
-    if not held and busy > 0.2:
-        pytest.skip(f"the machine was busy with other work ({busy:.0%}): seconds say nothing")
-    assert held
 
 
 # --- counting and killing --------------------------------------------------------------------------------------------
@@ -171,6 +152,7 @@ def losses(root: Path) -> dict[int, float]:
 def undisturbed(root: Path, num_steps: int) -> dict[int, float]:
     """The losses of the first `num_steps` steps of the same run, which nobody touches."""
     command = [sys.executable, "-m", "launch.run", SMOKE, *TWO, "loop.log_every=1", "--root", str(root)]
+    command += ["loop.save_every=1000000"]  # what is saved changes no loss
     rows = Rows(root / "vae" / "metrics.jsonl")
     with Training(command, root / "log", again=False) as training:
         training.wait(lambda: rows.read() >= num_steps, PATIENCE)
