@@ -9,7 +9,7 @@ from data_pipeline.controls import Controls, Event
 from data_pipeline.environments.environment import Environment
 from data_pipeline.explorer_policy import ExplorerPolicyConfig
 from data_pipeline.human_policy import HumanPolicyConfig
-from data_pipeline.replay_policy import ReplayPolicyConfig
+from data_pipeline.replay_policy import ReplayPolicy, ReplayPolicyConfig
 from data_pipeline.task_policy import TaskPolicyConfig
 from wm.config import Kind, config
 
@@ -80,30 +80,9 @@ class ScriptedPolicyConfig:
     steps: tuple[dict[str, Any], ...] = ()
     repeat: bool = False  # begin again after the last step
 
-    def build(self) -> "ScriptedPolicy":
+    def build(self) -> ReplayPolicy:
         """ValueError for a step that is not Controls."""
-        return ScriptedPolicy(self)
-
-
-class ScriptedPolicy:
-    name = "scripted"
-
-    def __init__(self, config: ScriptedPolicyConfig) -> None:
-        self.config = config
-        self.steps = tuple(Controls.from_dict(step) for step in config.steps)
-        self.seed = 0
-
-    def reset(self, environment: Environment, seed: int) -> None:
-        self.seed = seed
-        self._next = 0
-
-    def act(self, environment: Environment, info: dict[str, Any]) -> Controls:
-        if self.config.repeat and self._next == len(self.steps):
-            self._next = 0
-        if self._next >= len(self.steps):
-            return Controls((int(info["pointer"][0]), int(info["pointer"][1])))
-        self._next += 1
-        return self.steps[self._next - 1]
+        return ReplayPolicy(self.kind, tuple(Controls.from_dict(step) for step in self.steps), self.repeat)
 
 
 @config

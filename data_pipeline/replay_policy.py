@@ -20,28 +20,27 @@ class ReplayPolicyConfig:
 
     def build(self) -> "ReplayPolicy":
         """DataError that names the line where the file is not one of actions."""
-        return ReplayPolicy(self)
+        return ReplayPolicy(self.kind, tuple(read(Path(self.file))), self.repeat)
 
 
 class ReplayPolicy:
-    name = "replay"
+    """Does `steps`, one a frame; after the last one it rests, or begins again."""
 
-    def __init__(self, config: ReplayPolicyConfig) -> None:
-        self.config = config
-        self.steps = read(Path(config.file))
-        self.seed = 0
+    def __init__(self, name: str, steps: tuple[Controls, ...], repeat: bool) -> None:
+        self.name, self.seed = name, 0
+        self._steps, self._repeat = steps, repeat
 
     def reset(self, environment: Environment, seed: int) -> None:
         self.seed = seed
         self._next = 0
 
     def act(self, environment: Environment, info: dict[str, Any]) -> Controls:
-        if self.config.repeat and self._next == len(self.steps):
+        if self._repeat and self._next == len(self._steps):
             self._next = 0
-        if self._next >= len(self.steps):
+        if self._next >= len(self._steps):
             return Controls((int(info["pointer"][0]), int(info["pointer"][1])))
         self._next += 1
-        return self.steps[self._next - 1]
+        return self._steps[self._next - 1]
 
 
 def read(path: Path) -> list[Controls]:
