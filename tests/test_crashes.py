@@ -213,7 +213,7 @@ def test_killed_at_random_moments(beside: bool, wanted: int, tmp_path: Path, gol
         while not (folder / "result.json").exists():
             expected, before = newest(folder) if folder.exists() else 0, seen(folder)
             (worker,) = start(folder, armed="loop.step=sleep:0.01@1+", beside=beside)
-            time.sleep(generator.uniform(0.1, 0.8) * (1 + fruitless))
+            time.sleep(generator.uniform(0.1, 0.6) * (1 + fruitless))
             if worker.is_alive():
                 os.kill(worker.pid, signal.SIGKILL)
                 kills += 1
