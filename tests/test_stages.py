@@ -198,18 +198,19 @@ def test_encoding_gives_the_mean_whatever_goes_through_at_once(root: Path) -> No
 # --- the denoisers -------------------------------------------------------------------------------------------------
 
 
-def test_what_changed_counts_more_and_the_more_the_less_it_is() -> None:
+@pytest.mark.parametrize("power", [0.75, 1.0])
+def test_what_changed_counts_more_and_the_more_the_less_it_is(power: float) -> None:
     x = torch.zeros(1, 4, 2, 4, 6)
     x[0, 1:, :, 2, 5] = 1.0
     x[0, 3, :, 1] = 1.0
-    weight = change_weight(x, 5.0)
+    weight = change_weight(x, 5.0, power)
     assert weight.shape == (1, 4, 1, 4, 6)
     assert torch.nonzero(weight[0, 1] - 1).tolist() == [[0, 2, 5]]
     assert (weight[0, ::2] == 1).all()
-    # Six times the latents have together only 6^(1/4) of the extra.
+    # Six times the latents have together only 6^(1 - power) of the extra.
     one, six = (weight - 1).sum((2, 3, 4))[0, [1, 3]].tolist()
-    assert one == pytest.approx(5.0 * 24**0.75)
-    assert six == pytest.approx(one * 6**0.25)
+    assert one == pytest.approx(5.0 * 24**power)
+    assert six == pytest.approx(one * 6 ** (1 - power))
 
 
 def test_a_dataset_of_frames_is_refused(root: Path) -> None:

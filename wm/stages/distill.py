@@ -45,6 +45,7 @@ class DistillConfig:
     resting_frames: float = 0.5  # share of frames that stay pure noise and carry no loss, as the past of the others
     past_max: float = 0.2  # levels below it, at which the frame before is shown
     change_weight: float = 1.0  # as of the teacher
+    change_power: float = 0.75  # likewise
     huber: float = 0.0  # width of the pseudo-Huber error; 0 is the squared error
     target_every: int = 1  # steps after which the target network takes the student's average
     num_steps: int = 2  # of a rollout with the student
@@ -91,7 +92,7 @@ class Distill:
         teacher = guided(partial(self.teacher, **given), wordless, self.config.text_guidance_scale)
         teacher = guided(teacher, partial(self.teacher, **given, keep=nothing), self.config.guidance_scale)
         student, target = partial(self.student, **given), partial(self.target.module, **given)
-        weight = change_weight(x, self.config.change_weight)
+        weight = change_weight(x, self.config.change_weight, self.config.change_power)
         return consistency_distillation(self.flow, student, target, teacher, x, t, s, noise, weight, self.config.huber)
 
     @torch.no_grad()

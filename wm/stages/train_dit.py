@@ -40,6 +40,7 @@ class TrainDiTConfig:
     level_weight: LevelWeightConfig | None = None  # in place of level_power: by the signal-to-noise ratio
     huber: float = 0.0  # width of the pseudo-Huber error, which rare events do not rule; 0 is the squared error
     change_weight: float = 1.0  # how much more latents count that differ from the frame before, if all of them do
+    change_power: float = 0.75  # how much more again where few do; 1: an event counts the same, whatever its size
     learn_first: bool = True  # whether a clip's first frame counts: only a world that begins from nothing needs it
     drop_condition: float = 0.05  # share of clips trained without condition, for guidance
     drop_text: float = 0.1  # share of clips trained without their text alone
@@ -110,7 +111,7 @@ class TrainDiT:
         past = shown_past(self.flow, x, self.config.past_max, self.seed, batch)
         wordless = draw_uniform((), self.seed, batch.step, batch.index, stream="drop text") < self.config.drop_text
         given = without_text(batch.given, wordless)
-        weight = change_weight(x, self.config.change_weight) * frames_to_learn(t)
+        weight = change_weight(x, self.config.change_weight, self.config.change_power) * frames_to_learn(t)
         if not self.config.learn_first:
             weight[:, 0] = 0
         return Drawn(x, t, noise, weight, past, given, keep)
@@ -175,13 +176,14 @@ def shown_past(flow: Flow, x: Tensor, highest: float, seed: int, batch: Batch) -
     return Past.of(flow.noised(x, noise, level), level, x)
 
 
-def change_weight(x: Tensor, weight: float, threshold: float = 0.25) -> Tensor:
+def change_weight(x: Tensor, weight: float, power: float, threshold: float = 0.25) -> Tensor:
     """(B, T, 1, H, W): 1, and where normalised latents differ from the frame before by more than `threshold` more.
 
-    More by weight x (share of the frame that changed)^(-3/4): a screen is mostly idle, and without it the few latents of an
-    event are lost among those that stay, and a typed letter beside a window that opens.
+    More by weight x (share of the frame that changed)^(-power): a screen is mostly idle, and without it the few latents of
+    an event are lost among those that stay, and a typed letter beside a window that opens. A place that changes with
+    probability p is better held than redrawn only while p < 1 / (2 + more): too much more, and what should stay is redrawn.
     """
     moved = torch.diff(x, dim=1, prepend=x[:, :1]).abs().mean(2, keepdim=True) > threshold
     share = moved.to(x.dtype).mean((2, 3, 4), keepdim=True)
     # Where nothing changed nothing is weighted, and any share will do.
-    return 1.0 + weight * moved.to(x.dtype) * share.clamp_min(1e-6).pow(-0.75)
+    return 1.0 + weight * moved.to(x.dtype) * share.clamp_min(1e-6).pow(-power)
