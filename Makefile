@@ -13,10 +13,17 @@ ARGS ?=
 # The index of torch's CPU builds, asked first where no NVIDIA GPU is seen; empty: only the configured index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# So many processes share the tests, file by file, each with one thread; what times something runs alone.
+LANES ?= 2
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder
+RESULTS := .pytest_cache/cases.json
+# Five: none of the tests that ARGS names is of this half.
+FAILED := [ $$$$? = 5 ] || failed=1
 SOURCES := wm data_pipeline launch tools tests
 
 DEBIAN_PACKAGES := adwaita-icon-theme bash chromium dbus fonts-dejavu-core iproute2 mousepad mtpaint munge openbox pcmanfm \
@@ -34,10 +41,14 @@ play: setup
 	$(BIN)/python -m tools.rollout runs/$(WORLD)/artifact $(ARGS)
 
 test: setup lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(SIDE_BY_SIDE) $(ARGS)
 
+# How the tests of cases ended is kept in a file by the first run, and told as a table by the second.
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or case" $(if $(ARGS),$(ARGS),--cases tests/CASES.md)
+	mkdir -p $(dir $(RESULTS)) && rm -f $(RESULTS)
+	$(SIDE_BY_SIDE) -m "(slow or case) and not alone" --case-results $(RESULTS) $(ARGS) || $(FAILED); \
+	$(BIN)/python -m pytest -m "(slow or case) and alone" --case-results $(RESULTS) \
+	  $(if $(ARGS),$(ARGS),--cases tests/CASES.md) || $(FAILED); exit $${failed:-0}
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)

@@ -1,7 +1,7 @@
 """Plugin of pytest: hears how the tests of reliability cases end, and writes the table of cases.py.
 
-`pytest -m "slow or case" --cases tests/CASES.md`, which is what `make test-slow` runs, writes the table of one whole run.
-Several runs make one table through a file that keeps how each test ended last, and at which commit:
+`pytest -m "slow or case" --cases tests/CASES.md` writes the table of one whole run. Several runs, as the two of
+`make test-slow`, make one table through a file that keeps how each test ended last, and at which commit:
 
     pytest -m "slow or case" --case-results results.json tests/test_crashes.py          # any part, as often as needed
     pytest -m "slow or case" --case-results results.json --cases tests/CASES.md --collect-only
@@ -29,7 +29,11 @@ class Ended:
 
 
 class CaseTable:
-    """Writes the table to `path` when the session ends; goes on from `results` and adds to it."""
+    """Writes the table to `path` when the session ends; goes on from `results` and adds to it.
+
+    Where several processes share the tests, this one hears how they end but does not collect them: it keeps results, and
+    makes no table.
+    """
 
     def __init__(self, path: Path | None, results: Path | None = None):
         self._path, self._results, self._commit = path, results, commit()
@@ -48,8 +52,6 @@ class CaseTable:
             self._cases[item.nodeid] = named
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not self._cases.get(report.nodeid):
-            return
         if report.when == "setup":
             self._ended.pop(report.nodeid, None)
         if report.failed:

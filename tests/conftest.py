@@ -16,7 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     path, results = config.getoption("--cases"), config.getoption("--case-results")
-    if path is not None or results is not None:
+    shares_tests = hasattr(config, "workerinput")  # of pytest-xdist: another process hears how all tests end
+    if (path is not None or results is not None) and not shares_tests:
         config.pluginmanager.register(CaseTable(path, results))
 
 

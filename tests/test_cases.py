@@ -106,6 +106,17 @@ def test_several_runs_make_one_table_that_says_when_they_were(pytester: pytest.P
     ]
 
 
+def test_processes_that_share_the_tests_tell_what_one_tells(pytester: pytest.Pytester):
+    pytester.makeconftest("from tests.conftest import pytest_addoption, pytest_configure")
+    pytester.makepyfile(PROGRAM)
+    pytester.runpytest("-m", "not slow", "--cases", "one.md")
+    pytester.runpytest("-m", "not slow", "-n", "2", "--case-results", "results.json")
+    pytester.runpytest("--collect-only", "--case-results", "results.json", "--cases", "two.md")
+    one, two = ((pytester.path / name).read_text() for name in ("one.md", "two.md"))
+    assert rows(one)["T-02"][1] == "**fail**"
+    assert one == two
+
+
 def test_a_remark_makes_a_pass_partial():
     case = next(iter(REMARKS))
     assert rows(table({case: {"f": Proof(passed=1)}}))[case][1:] == ["pass, in part", f"`f`; {REMARKS[case]}"]

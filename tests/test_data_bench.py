@@ -38,6 +38,7 @@ def test_the_command_names_its_cases(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.case("D-03", "D-12", "D-19")
 def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
     """Ratios and seconds of one core, so that a busy machine changes little."""
@@ -49,12 +50,15 @@ def test_the_numbers_that_are_promised(tmp_path: Path) -> None:
     assert found["checksums"]["times_unchecked"] <= 1.10
     assert found["position"]["more_seconds"] <= 2
     assert found["decoding"]["frames_per_second"] >= 300
-    grown = memory(tmp_path / "memory", processes=1_500)  # 10,000 of theirs take two minutes
-    assert max(grown["growth_of_threads"], grown["growth_of_processes"]) < 0.05
+    grown = memory(tmp_path / "memory", processes=3_000)
+    assert grown["growth_of_threads"] < 0.05
+    # 10,000 of theirs take two minutes: 2,000 after the warm-up may grow by their part of what 9,000 may.
+    assert grown["growth_of_processes"] < 0.05 * 2_000 / 9_000
 
 
 @needs_programs
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.case("D-20")
 def test_eight_desktops_fit_on_two_cores(tmp_path: Path) -> None:
     result = bench.desktops(tmp_path)

@@ -170,6 +170,7 @@ def twenty(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.mark.case("L-01")
 @pytest.mark.slow
+@pytest.mark.alone
 def test_twenty_killed_workers_are_replaced(twenty: dict[str, Any]):
     """What is lost at most is the interval since the last checkpoint, and the one whose checkpoint was being written."""
     assert len(twenty["kills"]) == 20
@@ -179,6 +180,7 @@ def test_twenty_killed_workers_are_replaced(twenty: dict[str, Any]):
 
 @pytest.mark.case("L-01")
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_worker_is_replaced_within_twenty_seconds(twenty: dict[str, Any]):
     holds_where_idle(twenty["median_recovery_seconds"] <= 20, twenty["busy"])
 
@@ -195,6 +197,7 @@ def five_minutes(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_steps_after_the_last_kill_count(root: Path) -> None:
     """Nobody is killed here, so all that was done until the end was useful."""
     report = punished(root, "--local", "--mean-seconds", "1e9", "--minutes", "0.1")
@@ -206,6 +209,7 @@ def test_steps_after_the_last_kill_count(root: Path) -> None:
 
 @pytest.mark.case("T-16")
 @pytest.mark.slow
+@pytest.mark.alone
 def test_five_minutes_with_a_kill_a_minute_give_the_undisturbed_losses(five_minutes: dict[str, Any], root: Path):
     assert len(five_minutes["kills"]) >= 3
     assert five_minutes["wall_seconds"] >= 300
@@ -217,6 +221,7 @@ def test_five_minutes_with_a_kill_a_minute_give_the_undisturbed_losses(five_minu
 
 @pytest.mark.case("T-16")
 @pytest.mark.slow
+@pytest.mark.alone
 def test_five_minutes_with_a_kill_a_minute_lose_less_than_a_third(five_minutes: dict[str, Any]):
     holds_where_idle(five_minutes["goodput"] >= 0.7, five_minutes["busy"])
 

@@ -98,6 +98,7 @@ def test_room_that_was_made_before_is_what_the_first_copy_fills():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.case("C-19")
 def test_saving_blocks_for_less_than_a_fifth_of_a_naive_save(tmp_path: Path):
     found = bench_saving.measure(int(30e6), rounds=3, folder=tmp_path, device="cpu")

@@ -277,6 +277,7 @@ def _clip(sample: Sample, times: list[float]) -> Clip:
 @needs_applications
 @needs_landlock
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.case("D-20")
 def test_frames_by_the_clock_are_at_most_five_milliseconds_late() -> None:
     busy = busy_share()
