@@ -13,7 +13,7 @@ ARGS ?=
 # The index of torch's CPU builds, asked first where no NVIDIA GPU is seen; empty: only the configured index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# So many processes share the tests, file by file, each with one thread; what times something runs alone.
+# So many processes share the tests, file by file, each with one thread; what is marked alone comes after them.
 LANES ?= 2
 
 BIN := $(VENV)/bin

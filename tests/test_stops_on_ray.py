@@ -19,7 +19,7 @@ from launch.entry import INTERRUPTED, REQUEUE
 from launch.ray_runtime import sweep
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # others would leave files in /dev/shm
 
 HERE = Path(__file__).parent.parent
 STOPS = int(os.environ.get("WM_STOPS", "3"))  # case L-13 asks for 50, which take 25 minutes: WM_STOPS=50
