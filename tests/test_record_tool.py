@@ -285,6 +285,10 @@ def test_a_person_at_the_page_records_and_hides_what_is_typed(tmp_path: Path) ->
             tab.mouse(kind, box[0] + 60, box[1] + 60, button=button)
         tab.key("keyDown", "KeyA", text="a")
         tab.key("keyUp", "KeyA")
+        number = int(tab.ask("document.getElementById('dreamed').dataset.frame"))
+        tab.wait(
+            f"document.getElementById('dreamed').dataset.frame > {number + 5}"
+        )  # what was done is seen, on a busy machine too
         tab.ask("document.getElementById('redact').click()")
         play = next(iter(server.hall.cloakroom.seats.values())).play
         assert within(5, lambda: play.redaction.on)
