@@ -202,7 +202,7 @@ def test_an_exception_on_one_rank_ends_both(tmp_path: Path, golden):
 
 @pytest.mark.case("C-01", "C-09")
 @pytest.mark.slow
-@pytest.mark.parametrize(("beside", "wanted"), [(False, 200), (True, 20)])
+@pytest.mark.parametrize(("beside", "wanted"), [(False, 200), (True, 40)])
 def test_killed_at_random_moments(beside: bool, wanted: int, tmp_path: Path, golden):
     """Kills over as many runs as that takes; each start finds the newest checkpoint with no hand laid on."""
     generator = random.Random(0)

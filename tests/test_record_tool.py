@@ -286,9 +286,8 @@ def test_a_person_at_the_page_records_and_hides_what_is_typed(tmp_path: Path) ->
         tab.key("keyDown", "KeyA", text="a")
         tab.key("keyUp", "KeyA")
         number = int(tab.ask("document.getElementById('dreamed').dataset.frame"))
-        tab.wait(
-            f"document.getElementById('dreamed').dataset.frame > {number + 5}"
-        )  # what was done is seen, on a busy machine too
+        # What was done is seen in what was recorded, on a busy machine too.
+        tab.wait(f"document.getElementById('dreamed').dataset.frame > {number + 5}")
         tab.ask("document.getElementById('redact').click()")
         play = next(iter(server.hall.cloakroom.seats.values())).play
         assert within(5, lambda: play.redaction.on)
