@@ -112,6 +112,8 @@ class Host:
 
     def close(self) -> None:
         """No process is left when this returns; a process that is starting another one needs a second look."""
+        for child in self._children:
+            child.kill()  # one that has just been started may not be in the namespace yet
         end = time.monotonic() + 20
         while self.kill() and time.monotonic() < end:
             time.sleep(0.1)

@@ -135,8 +135,7 @@ def test_hosts_reach_each_other_and_are_cut_off_and_gone_at_the_end() -> None:
 
 def start_and_fail(processes: list[int]) -> None:
     with hosts("dog") as (dog,):
-        dog.start(["sleep", "100"], HERE, "sleep")
-        processes += dog.processes()
+        processes.append(dog.start(["sleep", "100"], HERE, "sleep").pid)
         raise ZeroDivisionError
 
 
