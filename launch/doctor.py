@@ -18,6 +18,7 @@ from data_pipeline.shards import Dataset
 from launch import bandwidth, plan_costs, probes
 from launch.bandwidth import Link
 from launch.entry import BAD_INPUT, FAILED, OK, explain
+from launch.precision import fastest, with_precision
 from launch.run_config import RunConfig, TrainingConfig, load_run
 from launch.worker import facts_of
 from wm.engine.learner import LearnerConfig, LocalLearner
@@ -216,17 +217,17 @@ def shards(folder: Path) -> Finding:
 
 def memory(run: RunConfig, root: Path, found: Sequence[Facts]) -> Iterator[Finding]:
     """What a worker's learners hold at each ZeRO stage against what it has."""
+    on_gpu = run.resources.gpus_per_worker > 0
     try:
-        learners = learners_of(run, root)
+        learners = learners_of(with_precision(run, fastest(on_gpu)), root)
     except (ValueError, OSError) as error:
         yield Finding("memory", False, f"the model cannot be built yet: {explain(error)}")
         return
     workers = run.resources.num_workers
-    if run.resources.gpus_per_worker:
+    if on_gpu:
         there = min((size for f in found for _, size in f["gpus"]), default=0)
     else:
         there = sum(f["memory"] for f in found) // workers
-    on_gpu = run.resources.gpus_per_worker > 0
     needs = [
         sum(plan_costs.memory(n, config, zero, workers, on_gpu).total for n, config in learners) for zero in range(4)
     ]

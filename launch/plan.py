@@ -17,6 +17,7 @@ from launch.entry import OK, guarded
 from launch.pipeline import ORDER
 from launch.plan_costs import GIB, GPU, GPUS, Memory, Time, memory, sent, step_bytes, utilisation
 from launch.plan_networks import Facts, Work, facts_of, work_of
+from launch.precision import with_precision
 from launch.recordings import RecordConfig
 from launch.run_config import RunConfig, load_run
 from launch.stage_state import DATASET
@@ -84,7 +85,11 @@ def show(arguments: argparse.Namespace) -> int:
         raise ConfigError("--gpus and --nodes must be at least 1, and --efficiency in (0, 1]")
     machine = Machine(GPUS[arguments.gpu], arguments.nodes, arguments.gpus, arguments.efficiency)
     files = [config / f"{name}.yaml" for name in ORDER] if config.is_dir() else [config]
-    runs = [load_run(file, arguments.overrides) for file in files if file.exists() or file == config]
+    runs = [
+        with_precision(load_run(file, arguments.overrides), "bfloat16")
+        for file in files
+        if file.exists() or file == config
+    ]
     trained = [run for run in runs if run.trains]
     if not trained:
         raise ConfigError(f"{config} trains nothing; give a stage file of a training, as configs/desktop/dit.yaml")

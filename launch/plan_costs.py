@@ -6,7 +6,7 @@ are accumulated in float32 (at ZeRO 0 in the precision of the weights), and mast
 
 from dataclasses import dataclass
 
-from wm.engine.learner import DTYPES, LearnerConfig
+from wm.engine.learner import LearnerConfig
 from wm.engine.zero import REDUCE_BUCKET_ELEMENTS
 
 MASTER, MOMENTS, AVERAGE, GRADIENT = 4, 8, 4, 4  # bytes a parameter, float32
@@ -59,7 +59,7 @@ def memory(parameters: int, config: LearnerConfig, zero_stage: int, ranks: int, 
     """What a learner holds on each rank: ZeRO 1 partitions the optimizer, 2 the gradients, 3 the weights (Rajbhandari et
     al. 2020, figure 1). At ZeRO 0 in float32 the masters are the weights. What is offloaded is not on the GPU; for a rank
     that has none, what lies in the host's memory is in the memory that counts."""
-    low = DTYPES[config.precision].itemsize
+    low = config.dtype.itemsize
     own = parameters / ranks if zero_stage else parameters
     master = 0 if zero_stage == 0 and config.precision == "float32" else MASTER
     gradient = low if zero_stage == 0 else GRADIENT
@@ -82,7 +82,7 @@ def sent(parameters: int, config: LearnerConfig, ranks: int, micro_batches: int)
     0 reduces gradients to all ranks; ZeRO 1 does too, in float32, and gathers the weights that each rank has stepped; ZeRO 2
     scatters the gradients of every micro-batch; ZeRO 3 does too, and gathers the weights in its forward and its backward.
     """
-    low, stage = DTYPES[config.precision].itemsize, config.zero_stage
+    low, stage = config.dtype.itemsize, config.zero_stage
     once = {
         0: 2 * low,
         1: 2 * GRADIENT + low,
@@ -96,7 +96,7 @@ def step_bytes(config: LearnerConfig) -> int:
     """Bytes of memory traffic a parameter for one AdamW step: master, moments and gradient in, master and moments out, the
     average in and out, the master in for it, the weight out."""
     average = 2 * AVERAGE + MASTER if config.average_decay else 0
-    return 2 * (MASTER + MOMENTS) + GRADIENT + average + DTYPES[config.precision].itemsize
+    return 2 * (MASTER + MOMENTS) + GRADIENT + average + config.dtype.itemsize
 
 
 @dataclass(frozen=True)

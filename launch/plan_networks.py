@@ -19,7 +19,7 @@ from wm.batch import Action, ActionSpace, EncodedText, Given
 from wm.conditioning.caption import TextConditioner
 from wm.conditioning.text import ByteText, PretrainedText
 from wm.config import ConfigError
-from wm.engine.learner import DTYPES, LearnerConfig
+from wm.engine.learner import LearnerConfig
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
 from wm.models.dit import DiTConfig, Past
 from wm.models.sizes import attention_operations
@@ -117,7 +117,7 @@ def _denoiser_work(
     config: DenoiserConfig, facts: Facts, frames: int, learner: LearnerConfig, forwards: int, num_frozen: int
 ) -> Work:
     """`forwards` times a forward of the denoiser, and `num_frozen` copies of it beside the one that learns."""
-    dtype = DTYPES[learner.precision]
+    dtype = learner.dtype
     module, forward = denoiser(config, facts, frames, dtype)
     read = tokens_read(module)
     attention = attention_flops(config.dit, facts.shape, frames, *read) + text_attention_flops(module)
@@ -210,7 +210,7 @@ def _tokenizer_work(stage: TrainVAEConfig, facts: Facts, frames: int, alone: flo
     With the critic: the encoder is frozen and asked twice, the decoder trains and is asked once more, the critic's
     verdict is carried back to the decoder (a forward, and the gradient of the input), and the critic trains on two videos.
     """
-    dtype = DTYPES[stage.learner.precision]
+    dtype = stage.learner.dtype
     with META:
         module, critic = stage.vae.build().to(dtype), stage.critic.build().to(dtype)
     video = torch.zeros(1, frames, 3, facts.height, facts.width, device=META)
@@ -237,7 +237,7 @@ def _tokenizer_work(stage: TrainVAEConfig, facts: Facts, frames: int, alone: flo
 
 def _decoder_work(stage: DistillDecoderConfig, tokenizer: VideoVAEConfig, facts: Facts, frames: int) -> Work:
     """A small decoder learns from the large one: the large tokenizer encodes and decodes, in float32, the small one decodes."""
-    dtype = DTYPES[stage.learner.precision]
+    dtype = stage.learner.dtype
     config = replace(tokenizer, decoder_widths=stage.decoder_widths, decoder_depth=stage.decoder_depth)
     with META:
         large, small = tokenizer.build(), config.build().to(dtype)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import stage_state
+from launch.precision import AUTO, with_precision
 from launch.run_config import RunConfig
 from launch.stage_state import RESULT
 from wm.config import to_dict
@@ -25,9 +26,14 @@ def write_report(root: Path, runs: Mapping[str, RunConfig]) -> None:
             "timing": stage_state.timing([(name, each.output(root)) for name, each in runs.items()]),
             "world": root.name,
             "seed": run.seed,
-            "settings": {name: to_dict(each) for name, each in runs.items()},
+            "settings": {name: to_dict(_as_it_ran(each, root)) for name, each in runs.items()},
         }
         if isinstance(stage, EvaluateConfig):
             write_world_report(root / "report", config=stage, **about)
         else:
             write_caption_report(root / "report", config=stage, **about)
+
+
+def _as_it_ran(run: RunConfig, root: Path) -> RunConfig:
+    """In the number format that was settled when it began."""
+    return with_precision(run, stage_state.read(run.output(root)).get("precision", AUTO))

@@ -14,6 +14,7 @@ from launch.exporting import write_artifact
 from launch.latents import make_latents
 from launch.linting import look
 from launch.measuring import make_measurements
+from launch.precision import settled
 from launch.progress import Progress, Reading, training_progress
 from launch.recordings import SPLITS, RecordConfig, make_recordings
 from launch.run_config import RunConfig
@@ -55,6 +56,7 @@ def run_stage(run: RunConfig, root: Path, runtime: Runtime, configs: Path) -> di
     check_inputs(run, root, configs)
     folder = run.output(root)
     spent = stage_state.begin(folder, run, stage_state.identity(run, root))
+    run = settled(run, folder)
     counter = Counter(_num_tasks(run, root), "shards" if run.kind in ("record", "encode_latents") else "units")
     if run.trains:
         look([run.located(root, name) for name in (run.source, *run.mixed_in)], LOOKED_AT)

@@ -25,6 +25,7 @@ from launch.plan_networks import (
     tokens_read,
     work_of,
 )
+from launch.precision import with_precision
 from launch.run_config import load_run
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.world import World
@@ -113,7 +114,7 @@ def test_a_small_decoder_is_planned_beside_the_large_tokenizer(
 
 
 def load(world: str, stage: str, *overrides: str):  # type: ignore[no-untyped-def]
-    return load_run(CONFIGS / world / f"{stage}.yaml", overrides)
+    return with_precision(load_run(CONFIGS / world / f"{stage}.yaml", overrides), "bfloat16")
 
 
 def test_parameters_are_counted_exactly() -> None:

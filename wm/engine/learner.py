@@ -49,7 +49,8 @@ class LearnerConfig:
     final_learning_rate: float = 0.0  # where decay ends, as a fraction of learning_rate
     gradient_clip: float = 1.0  # largest global norm; 0 clips nothing
     spike_sigma: float = 0.0  # a loss so many standard deviations above the recent mean is not applied; 0: any is
-    precision: Literal["float32", "bfloat16"] = "float32"  # of module and gradient; masters and average are float32
+    # Of module and gradient; masters and average are float32. `auto` is what is faster where a stage runs (launch/precision.py).
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
     # Where moments and averages lie between steps: on the device, in host memory, or in files that are mapped into it. A step
     # brings them piece by piece.
@@ -84,6 +85,13 @@ class LearnerConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of module and gradient. ValueError for what is not settled yet."""
+        if self.precision == "auto":
+            raise ValueError("precision auto is settled where a stage is launched; a learner needs float32 or bfloat16")
+        return DTYPES[self.precision]
+
 
 def learning_rate(config: LearnerConfig, step: int, num_steps: int) -> float:
     """The rate of the optimizer step after `step` applied ones, of `num_steps` in the run."""
@@ -109,7 +117,7 @@ def optimizer_settings(config: LearnerConfig) -> dict[str, Any]:
         "weight_decay": config.weight_decay,
         "momentum": config.momentum,
         "iterations": config.orthogonal_iterations,
-        "iterate_in": DTYPES[config.precision],
+        "iterate_in": config.dtype,
         "shelf": Shelf(config.offload_folder) if config.offload != "none" else None,
     }
 
@@ -163,10 +171,10 @@ class LocalLearner:
     def __init__(self, module: nn.Module, config: LearnerConfig, *, num_steps: int, world: World):
         self._module = module.to(world.device)
         for parameter in module.parameters():  # not the buffers: rotary tables lose their meaning in bfloat16
-            parameter.data = parameter.data.to(DTYPES[config.precision])
+            parameter.data = parameter.data.to(config.dtype)
         self._config, self._num_steps, self._world = config, num_steps, world
         kinds = parameter_groups(module, config.optimizer == "muon")
-        self._groups = [_Group(kind.named, DTYPES[config.precision], world.device) for kind in kinds]
+        self._groups = [_Group(kind.named, config.dtype, world.device) for kind in kinds]
         self._optimizer = build_optimizer(
             kinds, [[group.master] for group in self._groups], **optimizer_settings(config)
         )

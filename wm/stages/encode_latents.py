@@ -22,7 +22,9 @@ class EncodeLatentsConfig:
     kind: Literal["encode_latents"] = "encode_latents"
     vae: str = "vae"  # folder of the stage that trained the tokenizer, under the root
     batch_frames: int = 64  # encoded at once
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the tokenizer while it encodes
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "float32"  # of the tokenizer while it encodes; auto as in LearnerConfig
+    )
     tiling: TilingConfig | None = None  # for frames that do not fit the memory; then its `frames` go through at once
     text: PretrainedTextConfig | None = None  # encodes the captions too, once and for all; None leaves them words
     keep: ClipFilterConfig = ClipFilterConfig()  # which clips are encoded at all

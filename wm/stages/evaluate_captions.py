@@ -49,7 +49,9 @@ class EvaluateCaptionsConfig:
     student: str | None = None
     weak: str | None = None  # a worse one, for the autoguidance of the others
     recordings: str = "recordings/heldout"
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks while they are measured
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "float32"  # of the networks while they are measured; auto as in LearnerConfig
+    )
     teacher_steps: tuple[int, ...] = (16,)
     student_steps: tuple[int, ...] = (2,)
     num_clips: int = 128  # a unit
