@@ -5,9 +5,8 @@ from itertools import islice
 from typing import Any
 
 import ray
-import torch
 
-from launch.resources import Resources
+from launch.resources import Resources, compute_with
 
 # Tasks given to Ray for each that can run: the next one is there when one ends, and the rest does not crowd the scheduler.
 AHEAD = 2
@@ -53,5 +52,5 @@ def _at_once(resources: Resources) -> int:
 
 
 def _task(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:
-    torch.set_num_threads(threads)
+    compute_with(threads)
     return function(*arguments)
