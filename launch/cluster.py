@@ -26,7 +26,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from launch import elastic, preemption, prepare, worker
 from launch.entry import Preempted, StageError, headline
 from launch.ray_runtime import ray_runtime
-from launch.resources import compute_with
 from launch.run_config import RunConfig
 from launch.runtime import STOP, check_gpus
 from wm.config import ConfigError, from_dict, to_dict
@@ -187,7 +186,7 @@ def _trainer(run: RunConfig, root: Path, folder: Path, num_workers: int, trust: 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What each training worker does, in its own process."""
     run, root = from_dict(RunConfig, settings["run"]), Path(settings["root"])
-    compute_with(run.resources.threads)
+    torch.set_num_threads(run.resources.threads)
     world = World.from_environment(None if run.resources.gpus_per_worker else "cpu", run.resources.collective_seconds)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)

@@ -5,8 +5,9 @@ from itertools import islice
 from typing import Any
 
 import ray
+import torch
 
-from launch.resources import Resources, compute_with
+from launch.resources import Resources
 
 # Tasks given to Ray for each that can run: the next one is there when one ends, and the rest does not crowd the scheduler.
 AHEAD = 2
@@ -52,5 +53,5 @@ def _at_once(resources: Resources) -> int:
 
 
 def _task(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:
-    compute_with(threads)
+    torch.set_num_threads(threads)
     return function(*arguments)

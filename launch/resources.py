@@ -2,8 +2,6 @@
 
 import os
 
-import torch
-
 from wm.config import config
 
 START_SECONDS = 300.0  # for all workers that Ray starts for a training to come up
@@ -53,16 +51,6 @@ class Resources:
     def threads(self) -> int:
         """Threads that one worker computes with."""
         return max(1, int(self.cpus))
-
-
-def compute_with(threads: int) -> None:
-    """From now on this thread computes with so many threads, and with 0 for what is too small to be a normal number.
-
-    Gradients of what a network is sure of become so small, and on a processor they cost: 1,800 steps into a training in
-    float32 the backward of convolutions took eight times as long with them, the whole step more than twice.
-    """
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
 
 
 def num_cores() -> int:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import torch
 
 from launch import worker
-from launch.resources import Resources, compute_with
+from launch.resources import Resources
 from launch.run_config import RunConfig
 from launch.shard_work import MapTasks, map_here
 from wm.config import ConfigError
@@ -46,7 +46,7 @@ class ThisProcess:
 
     def train(self, run: RunConfig, root: Path) -> dict[str, Any]:
         check_gpus(run.resources, torch.cuda.device_count())
-        compute_with(run.resources.threads)
+        torch.set_num_threads(run.resources.threads)
         world = World.from_environment(
             None if run.resources.gpus_per_worker else "cpu", run.resources.collective_seconds
         )
@@ -65,7 +65,7 @@ class ThisProcess:
         on_done: Callable[[int], None],
     ) -> list[dict[str, Any]]:
         check_gpus(resources, torch.cuda.device_count())
-        compute_with(resources.threads)
+        torch.set_num_threads(resources.threads)
         return map_here(function, tasks, resources, on_done)
 
 

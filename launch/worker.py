@@ -10,6 +10,7 @@ from torch import nn
 from data_pipeline.schema import DatasetManifest
 from data_pipeline.shards import Dataset
 from data_pipeline.worker_processes import open_with_workers
+from launch.denormals import denormals_are_zero
 from launch.logs import failing_noted, logged_to
 from launch.processes import introduce
 from launch.run_config import RunConfig, TrainingConfig, load_run
@@ -42,7 +43,7 @@ def train(
     data, loop = run.parts()
     folder = run.output(root)
     patience = run.resources.timeout_seconds
-    with logged_to(folder, world), failing_noted(folder, world), watched(folder, world, patience):
+    with logged_to(folder, world), failing_noted(folder, world), watched(folder, world, patience), denormals_are_zero():
         log.info(
             "time-outs: a phase of a step %g s, a collective %g s, writing a checkpoint %g s",
             patience, run.resources.collective_seconds, WRITE_SECONDS,
