@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.case_table import CaseTable
 from tests.playing import Served, desktop_game, served
@@ -19,6 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     shares_tests = hasattr(config, "workerinput")  # of pytest-xdist: another process hears how all tests end
     if (path is not None or results is not None) and not shares_tests:
         config.pluginmanager.register(CaseTable(path, results))
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A stage that a test ran in this process told torch its number of threads; sums over others round otherwise."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
