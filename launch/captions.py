@@ -20,6 +20,7 @@ from wm import artifact
 from wm.caption_clips import draw_captions
 from wm.caption_match import Match
 from wm.config import ConfigError, from_dict
+from wm.precision import dtype_of
 from wm.stages.evaluate import reconstruction
 from wm.stages.evaluate_captions import VAE, CaptionEvaluation, EvaluateCaptionsConfig
 from wm.stages.video_clips import encoder
@@ -69,7 +70,7 @@ def open_caption_evaluation(
     vae = root / settings.vae / "weights"
     world = artifact.assemble(vae, weights, world=root.name, context_frames=1, device=torch.device(device))
     for network in (world.vae, *world.models.values()):
-        network.to(getattr(torch, settings.precision))
+        network.to(dtype_of(settings.precision))
     recordings = Dataset.open(located(root, settings.recordings))
     videos, captions = _said_and_shown(recordings, settings.num_clips)
     hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]

@@ -16,6 +16,7 @@ from data_pipeline.shards import Dataset
 from launch.resources import Resources
 from launch.shard_work import MapTasks
 from wm import artifact
+from wm.precision import dtype_of
 from wm.rollout import WorldSession
 from wm.stages.bench import VAE, unit_name
 from wm.stages.evaluate import Clip, EvaluateConfig, Evaluation, reconstruction
@@ -59,7 +60,7 @@ def open_evaluation(settings: EvaluateConfig, root: Path, folder: Path, seed: in
         vae, weights, world=root.name, context_frames=settings.counts.context_frames, device=torch.device(device)
     )
     for network in (world.vae, *world.models.values()):
-        network.to(getattr(torch, settings.precision))
+        network.to(dtype_of(settings.precision))
     recordings = Dataset.open(located(root, settings.recordings))
     hashes = [artifact.file_hash(path / "model.safetensors")[:16] for path in (vae, *weights.values())]
     return settings.build(

@@ -12,6 +12,7 @@ from launch.run_config import RunConfig, load_run
 from wm.config import ConfigError, difference, load
 from wm.engine.learner import LearnerConfig, LocalLearner
 from wm.engine.world import World
+from wm.precision import dtype_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FORMATS = {"float32", "bfloat16"}
@@ -67,5 +68,6 @@ def test_a_stage_that_is_run_says_which_it_was_and_is_finished_by_the_same_words
 def test_a_learner_needs_a_number_format_by_name() -> None:
     with pytest.raises(ValueError, match="auto is settled where a stage is launched"):
         LocalLearner(torch.nn.Linear(2, 3), LearnerConfig(precision="auto"), num_steps=1, world=World.single())
+    assert {dtype_of(precision) for precision in ("float32", "bfloat16")} == {torch.float32, torch.bfloat16}
     with pytest.raises(ConfigError, match="precision"):
         load_run(CONFIGS / "desktop_sim" / "vae.yaml", ["stage.learner.precision=fast"])

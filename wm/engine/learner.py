@@ -26,8 +26,7 @@ from wm.engine.posthoc import power_exponent
 from wm.engine.protocols import Loss, Metrics, Snapshot
 from wm.engine.update import MetricMeans, StepCount, micro_batches, untrained, whole_state
 from wm.engine.world import World
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from wm.precision import Precision, dtype_of
 
 
 @config
@@ -49,8 +48,7 @@ class LearnerConfig:
     final_learning_rate: float = 0.0  # where decay ends, as a fraction of learning_rate
     gradient_clip: float = 1.0  # largest global norm; 0 clips nothing
     spike_sigma: float = 0.0  # a loss so many standard deviations above the recent mean is not applied; 0: any is
-    # Of module and gradient; masters and average are float32. `auto` is what is faster where a stage runs (launch/precision.py).
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"  # of module and gradient; masters and average are float32
     zero_stage: Literal[0, 1, 2, 3] = 1  # what is partitioned over ranks; LocalLearner has it whole
     # Where moments and averages lie between steps: on the device, in host memory, or in files that are mapped into it. A step
     # brings them piece by piece.
@@ -87,10 +85,8 @@ class LearnerConfig:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of module and gradient. ValueError for what is not settled yet."""
-        if self.precision == "auto":
-            raise ValueError("precision auto is settled where a stage is launched; a learner needs float32 or bfloat16")
-        return DTYPES[self.precision]
+        """Of module and gradient; ValueError where it is not settled yet."""
+        return dtype_of(self.precision)
 
 
 def learning_rate(config: LearnerConfig, step: int, num_steps: int) -> float:

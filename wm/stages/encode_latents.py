@@ -14,6 +14,7 @@ from wm.config import config
 from wm.models.tiling import TilingConfig
 from wm.models.vae import to_unit_range
 from wm.nn.causal import FrameCache
+from wm.precision import Precision, dtype_of
 from wm.stages.clip_filter import ClipFilterConfig
 
 
@@ -22,9 +23,7 @@ class EncodeLatentsConfig:
     kind: Literal["encode_latents"] = "encode_latents"
     vae: str = "vae"  # folder of the stage that trained the tokenizer, under the root
     batch_frames: int = 64  # encoded at once
-    precision: Literal["auto", "float32", "bfloat16"] = (
-        "float32"  # of the tokenizer while it encodes; auto as in LearnerConfig
-    )
+    precision: Precision = "float32"  # of the tokenizer while it encodes
     tiling: TilingConfig | None = None  # for frames that do not fit the memory; then its `frames` go through at once
     text: PretrainedTextConfig | None = None  # encodes the captions too, once and for all; None leaves them words
     keep: ClipFilterConfig = ClipFilterConfig()  # which clips are encoded at all
@@ -43,7 +42,7 @@ class Encoder:
                 f"the tokenizer in {root / config.vae} makes one latent of {self.vae.temporal_stride} frames, and a dataset "
                 "of latents has one for the action of each frame: train one of temporal_stride 1"
             )
-        self.dtype = getattr(torch, config.precision)
+        self.dtype = dtype_of(config.precision)
         self.vae.to(self.dtype)
         self.text = None if config.text is None else config.text.build()
         self.text_hash = "" if config.text is None else encoder_hash(config.text)

@@ -18,6 +18,7 @@ from wm.config import config, content_hash, to_dict
 from wm.cursor import Sprite
 from wm.durable import write_text
 from wm.measures import TransitionRule, bootstrap, psnr, ssim
+from wm.precision import Precision
 from wm.stages.bench import VAE, Bench, Counts, OpenSession, Session, Sighting, row
 from wm.stages.pictures import save_animation, save_png, strip
 from wm.stages.probes import cursor_error, probe
@@ -105,9 +106,7 @@ class EvaluateConfig:
     student: str | None = "distill"
     weak: str | None = None  # a worse one, for the autoguidance of the others
     recordings: str = "recordings/heldout"
-    precision: Literal["auto", "float32", "bfloat16"] = (
-        "float32"  # of the networks while they are measured; auto as in LearnerConfig
-    )
+    precision: Precision = "float32"  # of the networks while they are measured
     teacher_steps: tuple[int, ...] = (16,)
     student_steps: tuple[int, ...] = (1, 2, 4)
     vae_frames: int = 256

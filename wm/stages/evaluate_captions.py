@@ -15,6 +15,7 @@ from wm.caption_match import Match, match_rates, verdicts
 from wm.config import config, content_hash
 from wm.durable import write_text
 from wm.measures import mean_interval, psnr
+from wm.precision import Precision
 from wm.stages.bench import row
 from wm.stages.evaluate import Reconstruct, Target, listed_units, read_unit
 from wm.stages.pictures import save_png, strip
@@ -49,9 +50,7 @@ class EvaluateCaptionsConfig:
     student: str | None = None
     weak: str | None = None  # a worse one, for the autoguidance of the others
     recordings: str = "recordings/heldout"
-    precision: Literal["auto", "float32", "bfloat16"] = (
-        "float32"  # of the networks while they are measured; auto as in LearnerConfig
-    )
+    precision: Precision = "float32"  # of the networks while they are measured
     teacher_steps: tuple[int, ...] = (16,)
     student_steps: tuple[int, ...] = (2,)
     num_clips: int = 128  # a unit
