@@ -103,8 +103,9 @@ def _watch(run: RunConfig, now: int, stop: Path, asked: threading.Event, over: t
         if not grows:
             since = None
             continue
-        since = since or time.monotonic()
-        if time.monotonic() - since >= STAY_SECONDS:
+        seen = time.monotonic()
+        since = since or seen
+        if seen - since >= STAY_SECONDS:
             log.warning("there is room for %d workers: saves, and goes on from %d to %d", more, now, more)
             asked.set()
             stop.touch()
