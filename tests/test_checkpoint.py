@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gloo_ranks import run_ranks
 
+from tests.waiting import wait_for
 from wm.engine import checkpoint, commit, lock
 from wm.engine.checkpoint import CheckpointError
 from wm.engine.commit import Keep
@@ -228,7 +229,7 @@ def test_a_folder_in_use_is_refused_and_that_of_a_killed_run_is_free(tmp_path: P
     holder = FORK.Process(target=hold, args=(tmp_path, started))
     holder.start()
     try:
-        assert started.wait(20)
+        assert started.wait(60)
         with (
             pytest.raises(CheckpointError, match=f"in use by process {holder.pid} on "),
             locked(tmp_path, WORLD, wait_seconds=0.2),
@@ -279,14 +280,12 @@ def save_without_end(root: Path, step: int, reported: Any) -> None:
 def test_killed_at_any_moment_the_newest_is_whole(tmp_path: Path):
     """Whatever was reported as saved is there or was followed by a newer one; nothing needs a hand."""
     generator = random.Random(0)
-    reported = FORK.Value("q", 0)
+    reported = FORK.Value("q", 0, lock=False)  # a lock would stay with a child that is killed while it has it
     for _ in range(12):
         before = reported.value
         child = FORK.Process(target=save_without_end, args=(tmp_path, before, reported))
         child.start()
-        deadline = time.monotonic() + 20
-        while reported.value == before and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_for(lambda before=before: reported.value > before, "a checkpoint", 60, pause=0.001)
         time.sleep(generator.uniform(0.0, 0.05))
         child.kill()
         child.join()

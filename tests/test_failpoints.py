@@ -94,7 +94,7 @@ def test_the_environment_arms_at_the_first_place_and_off_is_free(monkeypatch):
     with pytest.raises(Fault):
         reach("loop.step")
     arm("")
-    before = time.perf_counter()
+    before = time.thread_time()  # not what others take of the machine
     for _ in range(100_000):
         reach("loop.step")
-    assert (time.perf_counter() - before) / 100_000 < 5e-6  # loaded machines included; 0.1 us is usual
+    assert (time.thread_time() - before) / 100_000 < 5e-6  # slow machines included; 0.1 us is usual

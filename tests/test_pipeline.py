@@ -28,7 +28,7 @@ STAGES = ("record", "vae", "encode", "dit", "distill", "evaluate", "export")
 FOLDERS = ("recordings", "vae", "latents", "dit", "distill", "evaluate", "export")
 # Long enough to be caught in the middle, saved often enough to lose little.
 LONGER = ["vae.loop.num_steps=60", "vae.loop.save_every=5"]
-PATIENCE = 400.0  # seconds, on a machine that does much else
+PATIENCE = 900.0  # seconds, on a machine that does much else
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ def arguments(root: Path) -> list[str]:
     return [str(HERE / "configs" / "smoke"), "--root", str(root), *LONGER]
 
 
-def start(root: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
+def start(root: Path, log: Path, *more: str, **variables: str) -> subprocess.Popen[bytes]:
     with open(log, "wb") as file:
         command = [sys.executable, "-m", "launch.pipeline", *arguments(root), *more]
-        return subprocess.Popen(command, cwd=HERE, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, cwd=HERE, env=os.environ | variables, stdout=file, stderr=subprocess.STDOUT)
 
 
 def wait_beside(process: subprocess.Popen[bytes], log: Path, what: str, condition: Callable[[], bool]) -> None:
@@ -61,7 +61,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A world made in two attempts; the first is killed while it trains the tokenizer."""
     folder = tmp_path_factory.mktemp("pipeline")
     root, logs = folder / "smoke", [folder / f"{i}.log" for i in range(2)]
-    process = start(root, logs[0])
+    # Once there is a checkpoint a step takes a second, so that the kill comes before the end however late it is.
+    process = start(root, logs[0], WM_FAILPOINTS="loop.step=sleep:1@6+")
     wait_beside(process, logs[0], "a checkpoint", lambda: has_checkpoint(root / "vae"))
     process.kill()
     process.wait()

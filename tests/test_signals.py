@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,10 @@ import time
 from wm.engine.signals import stop_signals
 with stop_signals() as stopped:
     print("ready", flush=True)
-    stopped.wait()
+    while not stopped.is_set():  # as a training looks: an event that is waited for has a lock, which the handler needs
+        time.sleep(0.01)
     print("asked", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -30,10 +30,8 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(number: signal.Signal
         for word in ("ready", "asked"):
             assert process.stdout.readline() == f"{word}\n"
             assert process.poll() is None
-            began = time.monotonic()
             process.send_signal(number)
-        assert process.wait(30) == -number
-        assert time.monotonic() - began < 10  # of the 60 that it would have slept
+        assert process.wait(60) == -number  # of the 600 s that it would have slept
 
 
 def test_handlers_are_as_before_afterwards_and_other_threads_are_left_alone() -> None:
