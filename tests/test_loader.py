@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_pipeline.clip_cache import ClipCache, DecodedClip
-from data_pipeline.loader import DataConfig, Skip, open_batches
+from data_pipeline.loader import Batches, DataConfig, Skip, open_batches
 from data_pipeline.schema import DataError, DatasetManifest, Sample, to_action
 from data_pipeline.shards import Dataset, write_manifest, write_shard
 from wm.batch import ActionSpace, Batch
@@ -177,14 +177,23 @@ def test_the_cursor_counts_consumed_not_prefetched_batches(folder: Path) -> None
     assert [cursor for _, cursor in itertools.islice(batches, 3)] == [12, 24, 36]
 
 
-def test_closing_or_dropping_the_iterator_ends_its_threads(folder: Path) -> None:
+def test_closing_or_dropping_the_iterator_ends_its_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting, make = threading.Barrier(3), Batches.batch
+
+    def met(batches: Batches, cursor: int) -> Batch:
+        if cursor < 36:  # a thread that is done before another batch is asked for would make that one too
+            meeting.wait(60)
+        return make(batches, cursor)
+
     def alive() -> int:
         return sum(thread.name.startswith("batches") for thread in threading.enumerate())
 
-    batches = stream(folder, data(num_workers=3))
-    next(batches)
-    assert alive() == 3
-    batches.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "batch", met)
+        batches = stream(folder, data(num_workers=3))
+        next(batches)
+        assert alive() == 3
+        batches.close()
     assert alive() == 0
     batches = stream(folder, data(num_workers=2))
     next(batches)

@@ -5,12 +5,15 @@ import itertools
 import logging
 import os
 import random
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from data_pipeline import patience
 from data_pipeline.loader import DataConfig, Skip, open_batches
 from data_pipeline.patience import TRANSIENT, Patience, RetryConfig
 from data_pipeline.schema import DataError
@@ -26,13 +29,15 @@ def data(**changes: object) -> DataConfig:
 
 def flaky(monkeypatch: pytest.MonkeyPatch, share: float, code: int, times: int) -> list[int]:
     """From now on `share` of the places that are read fail `times` times with `code`; returns the places that failed."""
-    rng, left, failed, real = random.Random(0), {}, [], os.pread
+    left, failed, real, lock = {}, [], os.pread, threading.Lock()
 
     def pread(handle: int, size: int, offset: int) -> bytes:
-        if left.setdefault(offset, times if rng.random() < share else 0):
-            left[offset] -= 1
-            failed.append(offset)
-            raise OSError(code, os.strerror(code))
+        fails = random.Random(f"fails at {offset}").random() < share  # whatever thread comes first
+        with lock:
+            if left.setdefault(offset, times if fails else 0):
+                left[offset] -= 1
+                failed.append(offset)
+                raise OSError(code, os.strerror(code))
         return real(handle, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
@@ -125,7 +130,7 @@ def test_a_read_that_comes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytes
 
 def test_waits_double_up_to_the_longest_and_are_cut_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(patience, "time", SimpleNamespace(sleep=waits.append))  # other threads sleep as ever
 
     def broken() -> bytes:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

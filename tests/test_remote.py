@@ -36,7 +36,7 @@ from wm.config import from_dict, to_dict
 
 SIZES = (3, 2, 4, 1)
 QUICK = RetryConfig(attempts=4, first_seconds=0.001, most_seconds=0.004)
-CACHE = ShardCacheConfig(timeout_seconds=1.0)
+CACHE = ShardCacheConfig()
 
 
 @pytest.fixture
@@ -102,7 +102,12 @@ def test_a_server_that_stalls_fails_and_cuts_off_changes_no_batch(
         "001.tar": ["429", "none", "cut", "cut", "cut"],
         "002.tar": ["none", "garble"],
     }
-    config = data(server.address)
+    # A second is also what a busy machine may take: what is answered too late is read again, and as often as that takes.
+    config = data(
+        server.address,
+        shard_cache=dataclasses.replace(CACHE, timeout_seconds=1.0),
+        retries=dataclasses.replace(QUICK, attempts=30),
+    )
     with caplog.at_level(logging.WARNING):
         assert alike(take(config, tmp_path), take(data("served"), tmp_path))
     assert not any(server.trouble.values())
@@ -115,7 +120,9 @@ def test_a_server_that_stalls_fails_and_cuts_off_changes_no_batch(
         assert said in caplog.text
     # Only blocks that failed were read again, but for the shard that came garbled.
     size = (server.folder / "000.tar").stat().st_size
-    assert server.requests["000.tar"] == -(-size // small_blocks) + 3
+    failed = sum("data/000.tar: " in line and "reading it again" in line for line in caplog.messages)
+    assert failed >= 3
+    assert server.requests["000.tar"] == -(-size // small_blocks) + failed
 
 
 def test_a_server_without_ranges_is_read_in_one_piece(server: ShardServer, tmp_path: Path, small_blocks: int) -> None:
@@ -146,7 +153,7 @@ def test_what_waiting_cannot_heal_ends_a_strict_run_in_one_line_and_is_skipped_w
             data(server.address, num_workers=0, shard_cache=dataclasses.replace(CACHE, prefetch_shards=0)), tmp_path, 20
         )
     assert "\n" not in str(error.value)
-    server.trouble = {"001.tar": list(trouble) * 50}
+    server.trouble = {"001.tar": list(trouble) * 10_000}  # it is tried ahead of every sample
     batches = open_mixture(data(server.address, bad_samples=Skip(budget=0.25)), tmp_path, 0, 1, 3)
     taken = [name for batch, _ in itertools.islice(batches(0), 12) for name in batch.sample_ids]
     assert sorted(batches.bad) == [3, 4]
@@ -172,28 +179,30 @@ def big(tmp_path: Path) -> Iterator[ShardServer]:
 
 
 def cached(root: Path) -> int:
-    """Bytes of shards and of what is on its way."""
+    """Bytes of shards and of what is on its way, at a moment at which nothing takes the place of another."""
     total = 0
-    for path in (*root.glob("cache/*/*.tar"), *root.glob("cache/*/.*.fetch")):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
+    with locked(root / "cache" / ".room"):
+        for path in (*root.glob("cache/*/*.tar"), *root.glob("cache/*/.*.fetch")):
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:
+                continue
     return total
 
 
 def test_the_cache_never_outgrows_its_bound_and_what_was_read_longest_ago_goes(
     big: ShardServer, tmp_path: Path
 ) -> None:
-    config = ShardCacheConfig(megabytes=1, timeout_seconds=5, prefetch_shards=2)
+    config = ShardCacheConfig(megabytes=1, prefetch_shards=2)
     dataset = Dataset.open(mirrored(big.address, tmp_path / "cache", config, QUICK))
     for clip in (0, 1, 2, 0, 3, 0):  # 1 was read longest ago when 3 came
         assert same(dataset.read(clip), big_sample(clip))
         assert cached(tmp_path) <= 1 << 20
     assert sorted(path.name for path in dataset.folder.glob("*.tar")) == ["0.tar", "2.tar", "3.tar"]
-    dataset.prefetch([4, 5, 6])  # two at a time
+    with big.lock:  # nothing is answered meanwhile, or the first would make room for the third
+        dataset.prefetch([4, 5, 6])  # two at a time
     wait_for(
-        lambda: {path.name for path in dataset.folder.glob("*.tar")} >= {"4.tar", "5.tar"}, "what was asked for", 20
+        lambda: {path.name for path in dataset.folder.glob("*.tar")} >= {"4.tar", "5.tar"}, "what was asked for", 60
     )
     assert big.requests["6.tar"] == 0
     assert cached(tmp_path) <= 1 << 20
@@ -213,7 +222,7 @@ def read_all(folder: Path, seed: int, watched: Any) -> None:
 
 
 def test_processes_that_share_a_small_cache_read_right_and_keep_its_bound(big: ShardServer, tmp_path: Path) -> None:
-    folder = mirrored(big.address, tmp_path / "cache", ShardCacheConfig(megabytes=1, timeout_seconds=5), QUICK)
+    folder = mirrored(big.address, tmp_path / "cache", ShardCacheConfig(megabytes=1), QUICK)
     context = multiprocessing.get_context("fork")  # fsspec and its loop begin anew in a child
     right = context.Queue()
     readers = [context.Process(target=read_all, args=(folder, seed, right)) for seed in range(2)]
@@ -225,13 +234,14 @@ def test_processes_that_share_a_small_cache_read_right_and_keep_its_bound(big: S
         time.sleep(0.002)
     for reader in readers:
         reader.join()
+    most = max(most, cached(tmp_path))
     assert [reader.exitcode for reader in readers] == [0, 0]
     assert all(right.get(timeout=5) for _ in range(50))
     assert 0 < most <= 1 << 20
 
 
 def test_what_a_killed_fetch_left_is_neither_used_nor_counted(big: ShardServer, tmp_path: Path) -> None:
-    folder = mirrored(big.address, tmp_path / "cache", ShardCacheConfig(megabytes=1, timeout_seconds=5), QUICK)
+    folder = mirrored(big.address, tmp_path / "cache", ShardCacheConfig(megabytes=1), QUICK)
     for name in ("0.tar", "7.tar"):
         (folder / f".{name}.fetch").write_bytes(b"x" * (1 << 20))
     dataset = Dataset.open(folder)
@@ -260,7 +270,7 @@ def test_shards_ahead_are_fetched_before_they_are_asked_for(server: ShardServer,
     batches = open_mixture(data(server.address, num_workers=0), tmp_path, 0, 1, 3)
     next(batches(0))
     # Counted after the shard has its name: whoever waits for the files may find the last one not yet counted.
-    wait_for(lambda: batches.dataset.cache.fetched == len(SIZES), "what was asked for", 20)
+    wait_for(lambda: batches.dataset.cache.fetched == len(SIZES), "what was asked for", 60)
     assert len(list(batches.dataset.folder.glob("*.tar"))) == len(SIZES)
 
 
