@@ -40,7 +40,7 @@ class Tab:
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(20))
+            message = json.loads(self._socket.recv(60))
             if message.get("id") == number:
                 assert "error" not in message, (method, message)
                 return dict(message["result"])
@@ -52,7 +52,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 15.0) -> None:
+    def wait(self, expression: str, seconds: float = 60.0) -> None:
         """Until `expression` is true in the page."""
         until = time.monotonic() + seconds
         while not self.ask(f"Boolean({expression})"):
@@ -64,10 +64,10 @@ class Tab:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            assert time.monotonic() < until, f"{url} did not load within 20 s"
-            self.events.append(json.loads(self._socket.recv(20)))
+            assert time.monotonic() < until, f"{url} did not load within 60 s"
+            self.events.append(json.loads(self._socket.recv(60)))
 
     def mouse(self, kind: str, x: float, y: float, button: str = "none", **more: Any) -> None:
         """mouseMoved, mousePressed, mouseReleased or mouseWheel at CSS pixel (x, y)."""
@@ -136,6 +136,6 @@ def _page_address(profile: Path, process: "subprocess.Popen[bytes]") -> str:
 
 
 def _targets(port: int) -> list[dict[str, Any]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/json/list")
     return list(json.loads(connection.getresponse().read()))

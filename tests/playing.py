@@ -31,6 +31,7 @@ from wm.models.dit import DiTConfig
 from wm.models.vae import VideoVAEConfig
 
 FPS = 40.0
+PATIENCE = 60.0  # seconds for what comes at once, on a machine that does much else
 SCRIPT = [
     Controls((10, 58)),
     Controls((10, 60), (Event("press", "left"), Event("release", "left"))),
@@ -99,6 +100,19 @@ class Logged(EnvironmentDream):
         super().close()
 
 
+class Held(Logged):
+    """One whose every frame takes until `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def step(self, controls: Controls, row: Rows) -> np.ndarray:
+        self.begun.set()
+        assert self.go.wait(60)
+        return super().step(controls, row)
+
+
 class Served:
     """A running server."""
 
@@ -113,14 +127,19 @@ class Served:
 
     def page(self, open_first: bool = True, session: str = "", **headers: str) -> "Page":
         line = connect(
-            f"ws://{self.host}/play", additional_headers=headers, compression=None, max_size=None, max_queue=None
+            f"ws://{self.host}/play",
+            additional_headers=headers,
+            open_timeout=PATIENCE,
+            compression=None,
+            max_size=None,
+            max_queue=None,
         )
         return Page(line, open_first, session)
 
 
 def get(server: Served, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
     """Status, headers by their lower-case names and text of what `server` answers."""
-    connection = http.client.HTTPConnection(server.host, timeout=5)
+    connection = http.client.HTTPConnection(server.host, timeout=PATIENCE)
     connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
@@ -136,6 +155,7 @@ def served(
 ) -> Iterator[Served]:
     """A server of `game` on a free port, gone afterwards."""
     listener = listen("127.0.0.1", 0)
+    limits = {"open_seconds": PATIENCE, "send_seconds": PATIENCE} | limits
     hall = Hall(game, folder, Limits(**limits), with_page=with_page, make_recording=make_recording)
     server = make_server(hall)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
@@ -144,7 +164,7 @@ def served(
         yield Served(hall, address(listener), server)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
         hall.close()
         hall.models.shutdown(wait=True)
         assert not thread.is_alive(), "the server did not end"
@@ -154,7 +174,7 @@ class Page(Client):
     """A page's end of the socket, as an impatient program."""
 
     def __init__(self, socket: ClientConnection, open_first: bool = True, session: str = "") -> None:
-        super().__init__(socket, patience=5.0)
+        super().__init__(socket, patience=PATIENCE)
         if open_first:
             self.open(session=session)
 
@@ -162,10 +182,10 @@ class Page(Client):
         """The line breaks: no goodbye reaches the server."""
         self.socket.socket.shutdown(socket.SHUT_RDWR)
 
-    def until_silence(self) -> None:
+    def until_silence(self, seconds: float = 0.3) -> None:
         """Take frames until there are none; TimeoutError or ConnectionClosed says which end it was."""
         while True:
-            self.frame(seconds=0.3)
+            self.frame(seconds)
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:

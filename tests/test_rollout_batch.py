@@ -175,7 +175,7 @@ def test_an_interrupted_replay_leaves_no_clip(artifact: Path, tmp_path: Path) ->
     while process.poll() is None and not any(str(clip.parent) in _target(one) for one in spools.iterdir()):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.count("\n") == 1
     assert "interrupted" in errors

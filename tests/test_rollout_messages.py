@@ -69,7 +69,7 @@ def test_random_bytes_end_in_an_error_or_a_close(server: Served) -> None:
                 except ConnectionClosed:
                     continue
         assert np.array_equal(good.step(SCRIPT[0]), real_frames(3, SCRIPT[:1])[1])
-    assert within(10, lambda: server.hall.lobby.playing == 0)
+    assert within(20, lambda: server.hall.lobby.playing == 0)
 
 
 def test_a_message_that_is_too_long_closes_only_its_own_socket(server: Served) -> None:
@@ -101,7 +101,7 @@ def test_a_frame_header_comes_back_from_its_bytes() -> None:
 
 
 def test_parse_is_quick_enough_for_a_flood() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # not what others take of the machine
     for _ in range(2000):
         parse('{"kind": "pointer", "x": 3, "y": 4, "at": 12.5}')
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from data_pipeline.controls import Controls
-from tests.playing import Logged, Page, Served, desktop_game, get, served, within
+from tests.playing import Held, Logged, Page, Served, desktop_game, get, served, within
 from tools.outbox import WINDOW
 from tools.session import Rows
 
@@ -22,6 +22,9 @@ def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None
         sent = [page.frame(ack=False)[0] for _ in range(WINDOW)]
         with pytest.raises(TimeoutError):
             page.frame(seconds=0.4, ack=False)
+        (seat,) = server.hall.cloakroom.seats.values()
+        # The frame before the last one that was made has been offered to the page.
+        assert within(20, lambda: (seat.play.number or 0) >= sent[-1].number + 3)
         page.say(kind="ack", frame=sent[-1].frame)
         newest = page.frame()[0]
         assert newest.frame == sent[-1].frame + 1, "ids count what was sent"
@@ -30,18 +33,19 @@ def test_a_page_that_does_not_acknowledge_makes_no_queue(server: Served) -> None
 
 def test_a_stalled_page_is_dropped_and_the_others_keep_their_pace(tmp_path: Path) -> None:
     with (
-        served(desktop_game(fps=10), tmp_path, stall_seconds=0.3, grace_seconds=0.1) as server,
+        served(desktop_game(fps=10), tmp_path, grace_seconds=0.1) as server,
         server.page() as good,
         server.page() as bad,
     ):
         bad.begin()
+        # Of this page alone: a busy machine may keep the other for as long from its acknowledgements.
+        server.hall.cloakroom.seats[bad.hello["session"]].play.outbox._stall_seconds = 0.3
         good.begin()
-        first, began = good.frame()[0], time.monotonic()
-        while time.monotonic() < began + 1.0:
-            last = good.frame()[0]
-        rate = (last.number - first.number) / (time.monotonic() - began)
-        assert rate > 5
-        assert within(3, lambda: server.hall.lobby.playing == 1)
+        came = [(good.frame()[0].number, time.monotonic()) for _ in range(16)]
+        frames, seconds = np.diff(came, axis=0).T
+        assert np.median(frames / seconds) > 5, "what comes late once says nothing of the pace"
+        assert within(20, lambda: server.hall.lobby.playing == 1)
+        good.frame()
 
 
 def test_a_flood_of_input_loses_no_click(tmp_path: Path) -> None:
@@ -51,11 +55,11 @@ def test_a_flood_of_input_loses_no_click(tmp_path: Path) -> None:
         reader = threading.Thread(target=lambda: _read_until_closed(page), daemon=True)
         reader.start()
         for i in range(1500):
-            page.say(kind="pointer", x=i % 96, y=i % 64, at=float(i))
+            page.say(kind="pointer", x=i % 96, y=i % 63, at=float(i))  # never where it is at the end
             if i % 3 == 0:
                 page.say(kind="press" if i % 2 == 0 else "release", target="left")
         page.say(kind="pointer", x=95, y=63)
-        assert within(10, lambda: bool(dream.seen) and dream.seen[-1].pointer == (95, 63) and not dream.seen[-1].events)
+        assert within(60, lambda: bool(dream.seen) and dream.seen[-1].pointer == (95, 63) and not dream.seen[-1].events)
         kinds = [event.kind for controls in dream.seen for event in controls.events]
         assert kinds == ["press", "release"] * 250
 
@@ -78,7 +82,7 @@ def test_blur_lets_go_of_every_key(tmp_path: Path) -> None:
             released = {event.target for one in dream.seen for event in one.events if event.kind == "release"}
             return released == {"KeyA", "left"}
 
-        assert within(2, let_go)
+        assert within(20, let_go)
 
 
 def test_on_input_the_world_waits_for_a_hand(server: Served) -> None:
@@ -92,18 +96,24 @@ def test_on_input_the_world_waits_for_a_hand(server: Served) -> None:
 
 
 def test_the_world_keeps_its_own_pace(tmp_path: Path) -> None:
-    with served(desktop_game(fps=10), tmp_path) as server, server.page() as page:
+    began: list[float] = []  # of each frame, where it is made: how soon it comes to the page is another matter
+
+    class Timed(Logged):
+        def step(self, controls: Controls, row: Rows) -> np.ndarray:
+            began.append(time.monotonic())
+            return super().step(controls, row)
+
+    with served(desktop_game(Timed, fps=10), tmp_path) as server, server.page() as page:
         page.begin("realtime")
-        first, began = page.frame()[0], time.monotonic()
-        while (last := page.frame()[0]).number < first.number + 10:
-            pass
-        rate = (last.number - first.number) / (time.monotonic() - began)
-        assert 5 < rate < 11
+        while len(began) < 30:
+            last = page.frame()[0]
         assert math.isnan(last.at), "no input, no echo of its time"
+    assert (len(began) - 1) / (began[-1] - began[0]) < 11
+    assert np.median(np.diff(began)) < 1 / 5, "what is late once says nothing of the pace"
 
 
 def test_an_idle_world_rests_until_there_is_input(tmp_path: Path) -> None:
-    with served(desktop_game(), tmp_path, idle_seconds=0.3) as server, server.page() as page:
+    with served(desktop_game(), tmp_path, idle_seconds=3.0) as server, server.page() as page:
         page.begin("realtime")
         assert page.hear("idle")["on"] is True
         with pytest.raises(TimeoutError):
@@ -163,12 +173,13 @@ def test_frames_are_encoded_beside_the_event_loop(tmp_path: Path) -> None:
 
 
 def test_a_slow_model_does_not_block_the_others_io(tmp_path: Path) -> None:
-    dream = Logged()
-    dream.wait = 1.0
+    dream = Held()
     with served(desktop_game(lambda: dream), tmp_path) as server, server.page() as page:
         page.begin("realtime")
-        time.sleep(0.1)
-        for _ in range(5):
-            began = time.monotonic()
-            assert get(server, "/health")[0] == 200
-            assert time.monotonic() - began < 0.6
+        assert dream.begun.wait(20)
+        try:
+            for _ in range(5):
+                assert get(server, "/health")[0] == 200
+            assert not dream.seen, "the model is still at its first frame"
+        finally:
+            dream.go.set()

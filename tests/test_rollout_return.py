@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.playing import SCRIPT, Logged, Served, desktop_game, real_frames, served, within
+from tests.playing import SCRIPT, Held, Logged, Served, desktop_game, real_frames, served, within
 
 
 def test_a_page_that_lost_the_line_goes_on_where_it_was(server: Served) -> None:
@@ -34,19 +34,19 @@ def test_a_page_that_lost_the_line_goes_on_where_it_was(server: Served) -> None:
             assert np.array_equal(dreamed, frame)
             assert real is not None
             assert np.array_equal(real, frame)
-    assert within(3, lambda: server.hall.lobby.playing == 0), "a goodbye ends the session at once"
+    assert within(20, lambda: server.hall.lobby.playing == 0), "a goodbye ends the session at once"
 
 
 def test_a_step_that_the_line_swallowed_is_answered_after_the_return(tmp_path: Path) -> None:
-    dream = Logged()
+    dream = Held()
     with served(desktop_game(lambda: dream), tmp_path) as server:
         page = server.page()
         page.begin("lockstep", seed=7)
-        dream.wait = 0.3
         page.say(kind="step", row={"pointer": list(SCRIPT[0].pointer)})
-        assert within(2, lambda: bool(server.hall.cloakroom.seats[page.hello["session"]].play._advancing))
+        assert dream.begun.wait(20)
         page.lose()
         with server.page(session=page.hello["session"]) as again:
+            dream.go.set()
             while (frame := again.frame())[0].number < 1:
                 pass
             assert np.array_equal(frame[1], real_frames(7, SCRIPT[:1])[1])
@@ -59,17 +59,17 @@ def test_the_world_waits_and_lets_go_while_its_page_is_away(tmp_path: Path) -> N
         page = server.page()
         page.begin("realtime")
         page.say(kind="press", target="left")
-        assert within(2, lambda: any(one.events for one in dream.seen))
+        assert within(20, lambda: any(one.events for one in dream.seen))
         page.lose()
         seat = server.hall.cloakroom.seats[page.hello["session"]]
-        assert within(2, lambda: seat.connection is None)
-        time.sleep(0.1)
+        assert within(20, lambda: seat.connection is None)
+        assert within(20, lambda: not seat.play._advancing)  # a frame that was being made is finished
         frames = len(dream.seen)
         time.sleep(0.3)
         assert len(dream.seen) == frames
         with server.page(session=seat.ticket) as again:
             again.frame()
-            assert within(2, lambda: [e.kind for one in dream.seen for e in one.events] == ["press", "release"])
+            assert within(20, lambda: [e.kind for one in dream.seen for e in one.events] == ["press", "release"])
 
 
 def test_a_wrong_ticket_is_refused_and_one_that_ran_out_begins_anew(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_wrong_ticket_is_refused_and_one_that_ran_out_begins_anew(tmp_path: Pa
                     thief.frame()
         page.step(SCRIPT[0])
         page.lose()
-        assert within(3, lambda: server.hall.lobby.playing == 0)
+        assert within(20, lambda: server.hall.lobby.playing == 0)
         with server.page(session=ticket) as late:
             assert late.hello["resumed"] is False
             assert late.hello["session"] != ticket
@@ -117,11 +117,11 @@ def test_who_is_away_makes_room_for_who_is_here(tmp_path: Path) -> None:
         away = server.page()
         away.begin("lockstep")
         away.lose()
-        assert within(2, lambda: server.hall.cloakroom.seats[away.hello["session"]].connection is None)
+        assert within(20, lambda: server.hall.cloakroom.seats[away.hello["session"]].connection is None)
         with server.page() as here:
             here.begin("lockstep")
             here.step(SCRIPT[0])
-            assert within(2, lambda: dreams[0].closed)
+            assert within(20, lambda: dreams[0].closed)
             assert (server.hall.lobby.playing, len(server.hall.cloakroom.seats)) == (1, 1)
 
 
@@ -131,6 +131,6 @@ def test_a_server_that_ends_frees_who_is_away(tmp_path: Path) -> None:
         page = server.page()
         page.begin("lockstep")
         page.lose()
-        assert within(2, lambda: server.hall.cloakroom.seats[page.hello["session"]].connection is None)
-    assert within(2, lambda: dream.closed)
-    assert within(2, lambda: threading.active_count() <= before)
+        assert within(20, lambda: server.hall.cloakroom.seats[page.hello["session"]].connection is None)
+    assert within(20, lambda: dream.closed)
+    assert within(20, lambda: threading.active_count() <= before)

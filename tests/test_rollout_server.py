@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from data_pipeline.controls import Controls
-from tests.playing import SCRIPT, Logged, Page, Served, desktop_game, get, real_frames, served, within
+from tests.playing import PATIENCE, SCRIPT, Logged, Page, Served, desktop_game, get, real_frames, served, within
 from tools.gate import Limits
 from tools.server import Hall, PortInUseError, address, listen, make_server
 
@@ -82,10 +82,10 @@ def test_sessions_are_freed_whenever_the_page_leaves(tmp_path: Path) -> None:
                 page.socket.close()
             else:
                 page.lose()
-        assert within(3, lambda: server.hall.lobby.playing == 0 and server.hall.lobby.connected == 0)
-        assert within(3, lambda: all(dream.closed for dream in dreams))
+        assert within(20, lambda: server.hall.lobby.playing == 0 and server.hall.lobby.connected == 0)
+        assert within(20, lambda: all(dream.closed for dream in dreams))
         assert dreams
-        assert within(2, lambda: threading.active_count() <= before + 8)
+        assert within(20, lambda: threading.active_count() <= before + 8)
         with server.page() as page:
             page.begin("lockstep")
 
@@ -102,7 +102,7 @@ def test_a_full_server_says_so(tmp_path: Path) -> None:
                 second.frame()
         first.step(SCRIPT[0])
         first.socket.close()
-        assert within(3, lambda: server.hall.lobby.playing == 0)
+        assert within(20, lambda: server.hall.lobby.playing == 0)
         with server.page() as third:
             third.begin("lockstep")
 
@@ -148,12 +148,12 @@ def test_pages_are_told_when_the_server_stops(tmp_path: Path) -> None:
     thread.start()
     page = Page(connect(f"ws://{address(listener)[7:]}play", compression=None))
     page.begin("realtime")
-    began, server.should_exit = time.monotonic(), True
+    server.config.timeout_graceful_shutdown = 600  # it ends because its pages go, not because it has waited for them
+    server.should_exit = True
     with pytest.raises(ConnectionClosed) as closed:
-        page.until_silence()
-    thread.join(5)
+        page.until_silence(PATIENCE)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
-    assert time.monotonic() - began < 5
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
 

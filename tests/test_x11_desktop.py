@@ -88,7 +88,7 @@ def play_on(environment: X11Desktop, pointer: tuple[int, int]) -> None:
 
 
 def wait_until_gone(pids: list[int], folder: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (any(alive(pid) for pid in pids) or folder.exists()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert [pid for pid in pids if alive(pid)] == []
