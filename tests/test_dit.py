@@ -11,7 +11,7 @@ from wm.batch import ActionSpace, Given
 from wm.conditioning.action import ActionConditionerConfig
 from wm.conditioning.condition import Condition
 from wm.models.denoiser import Denoiser, DenoiserConfig, WorldShape
-from wm.models.dit import DiT, DiTConfig, window_mask
+from wm.models.dit import DiT, DiTConfig
 from wm.models.memory import Past
 from wm.nn.layers import LevelEmbedding
 
@@ -209,13 +209,6 @@ def test_latents_that_do_not_divide_into_patches_are_refused(size: tuple[int, in
 def test_heads_that_rotary_positions_cannot_turn_are_refused() -> None:
     with pytest.raises(ValueError, match="hidden_size 20 is not a multiple of 4 x num_heads 2"):
         DiTConfig(hidden_size=20, num_heads=2)
-
-
-def test_the_mask_is_a_band() -> None:
-    for queries, keys, window in [(4, 4, 2), (2, 7, 3), (1, 5, 9), (5, 5, 1)]:
-        mask = window_mask(queries, keys, window, torch.device("cpu"))
-        expected = [[q - window < k <= q for k in range(keys)] for q in range(keys - queries, keys)]
-        assert mask.tolist() == expected
 
 
 def test_levels_that_differ_a_little_are_told_apart() -> None:

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from wm.conditioning.action import bilinear
-from wm.models.dit import window_mask
 from wm.models.look import Look
 from wm.models.memory import Memory
 from wm.models.recall import Recall, carried
+from wm.nn.frame_mask import FrameMask, Pattern
 
 B, T, C, H, W, WINDOW, KEYS = 2, 5, 3, 4, 6, 3, 7
 WIDTHS = (8, 10)
@@ -17,6 +17,10 @@ CPU = torch.device("cpu")
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def window_mask(queries: int, keys: int) -> Tensor:
+    return FrameMask.of_clip(Pattern(window=WINDOW), keys, num_queries=queries).dense(CPU)
 
 
 def recall(scale: float) -> Recall:
@@ -37,14 +41,14 @@ def inputs(batch: int = B) -> tuple[Tensor, list[Tensor], Tensor]:
 
 def test_it_begins_by_showing_the_frame_before() -> None:
     features, levels, before = inputs()
-    held = recall(0.0)(features, levels, before, window_mask(T, T, WINDOW, CPU), None)
+    held = recall(0.0)(features, levels, before, window_mask(T, T), None)
     torch.testing.assert_close(held[:, 0], before[:, 0])
     assert (held - before).norm() < 0.05 * before.norm()
 
 
 def test_what_it_shows_is_the_weighted_past_of_the_same_place() -> None:
     built, (features, levels, before) = recall(0.4), inputs()
-    held = built(features, levels, before, window_mask(T, T, WINDOW, CPU), None)
+    held = built(features, levels, before, window_mask(T, T), None)
     query, fine = (part.unflatten(0, (B, T)) for part in (built.query(features), built.key(levels[0])))
     coarse = built.around[0](levels[1])  # type: ignore[index]
     for b, t, y, x in [(0, 0, 0, 0), (1, 1, 2, 5), (0, 4, 3, 2), (1, 3, 1, 4)]:
@@ -62,11 +66,11 @@ def test_what_it_shows_is_the_weighted_past_of_the_same_place() -> None:
 
 def test_a_memory_gives_frame_by_frame_what_the_clip_gives_at_once() -> None:
     built, (features, levels, before) = recall(0.4), inputs(batch=1)
-    whole = built(features, levels, before, window_mask(T, T, WINDOW, CPU), None)
+    whole = built(features, levels, before, window_mask(T, T), None)
     memory = Memory(1, WINDOW - 1)
     for t in range(T):
         one = slice(t, t + 1)
-        mask = window_mask(1, 1 + len(memory), WINDOW, CPU)
+        mask = window_mask(1, 1 + len(memory))
         held = built(features[one], [level[one] for level in levels], before[:, one], mask, memory)
         torch.testing.assert_close(held, whole[:, one])
         memory.hold()

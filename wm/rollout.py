@@ -213,9 +213,7 @@ class _Dreamer:
         self.forget()
         if self.blind:
             return
-        self.denoiser.dit(start, torch.ones_like(past.level), past, self.condition(given), self.memory)
-        self.memory.hold()
-        self.memory.commit()
+        self.denoiser.dit.remember(start, torch.ones_like(past.level), past, self.condition(given), self.memory)
 
     def predictor(self, past: Past, given: Given) -> Predict:
         """predict(x_t, t) for the next frame, whose action is `given`; the first call, on pure noise, is to remember."""

@@ -31,13 +31,6 @@ from wm.nn.sequence_parallel import SequenceGroup
 from wm.tags import tagged
 
 
-def window_mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
-    """True where the last `num_queries` of `num_keys` frames may look: themselves and the window - 1 frames before."""
-    key = torch.arange(num_keys, device=device)
-    query = key[num_keys - num_queries :].unsqueeze(1)
-    return (key <= query) & (query - key < window)
-
-
 @config
 class DiTConfig:
     hidden_size: int = 256
@@ -133,6 +126,14 @@ class DiT(nn.Module):
         """An empty memory. It keeps of a clip what its later frames see in each layer."""
         return PatternMemory(self.patterns)
 
+    def remember(self, x_t: Tensor, t: Tensor, past: Past, condition: Condition, memory: Memory) -> None:
+        """Take frames into `memory` as a forward would, without drawing them, and keep them there."""
+        _, levels, *_ = self._read(x_t, t, past, condition, memory)
+        if self.recall is not None:
+            memory.extended(memory.last, *self.recall.kept(levels, self._typed(past.x)))
+        memory.hold()
+        memory.commit()
+
     def forward(
         self,
         x_t: Tensor,
@@ -159,49 +160,74 @@ class DiT(nn.Module):
         lengths: Sequence[int] = (),
         group: SequenceGroup | None = None,
     ) -> Tensor:
-        rows = self._rows(x_t)
+        tokens, levels, state, view = self._read(x_t, t, past, condition, memory, lengths, group)
+        shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
+        tokens = tokens[:, :, : tokens.shape[2] - view.num_words]
+        drawn = self.up(modulated(tokens, shift, scale), levels, view.rows, state, self._maps(condition))
+        held: Tensor | float = 0.0
+        if self.recall is not None:
+            seen = view.mask(len(self.patterns) - 1).dense(x_t.device)
+            held = self.recall(drawn.features, levels, self._typed(past.x), seen, memory, group)
+        dragged = self._dragged(past.x, condition) if self.config.carry else None
+        return drawn.over(held, dragged) + self.trust(self.level(t))[..., None, None] * self._typed(x_t)
+
+    def _read(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        past: Past,
+        condition: Condition,
+        memory: Memory | None,
+        lengths: Sequence[int] = (),
+        group: SequenceGroup | None = None,
+    ) -> tuple[Tensor, list[Tensor], Tensor, View]:
+        """Tokens (B, T, N, D) after all blocks, the levels of Down, the frames' state (B, T, D), and what was in view."""
         if not self.config.causal:  # what is shown of the frame before one in view would be that frame itself, clean
             past = Past(torch.zeros_like(x_t), torch.ones_like(t), torch.zeros_like(x_t))
-        dtype = self.where.weight.dtype
-        maps = None if condition.maps is None else condition.maps.to(dtype)
-        dragged = [carried(x.to(dtype), self._moved(x, condition)) for x in (past.x_t, past.x) if self.config.carry]
-        entering = rectified_guess(x_t, t) if self.config.guess else x_t
-        parts = entering, past.x_t, *dragged[:1], maps
-        joined = torch.cat([part.to(dtype) for part in parts if part is not None], dim=2)
         words, words_mask = self._words(condition, x_t.shape[1], lengths)
-        view = self._view(x_t, rows, memory, words_mask, lengths, group)
+        view = self._view(x_t, self._rows(x_t), memory, words_mask, lengths, group)
         if condition.tokens is not None:
             view.text = condition.tokens, condition.mask
         if self.config.action_window:
             view.remember_actions(
                 condition.actions, self.config.action_window, len(self.patterns) - 1 - (self.recall is not None)
             )
-        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
-        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
-        tokens, levels = self.down(joined, state, self._cosines(x_t), aim)
-        if self.look is not None and condition.place is not None:
-            state = state + self.look(levels, condition.place)
-        where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)
-        tokens = tokens + state.unsqueeze(2) + where
+        tokens, levels, state = self._entered(x_t, t, past, condition)
         if words is not None:
             tokens = torch.cat([tokens, words.to(tokens.dtype)], dim=2)
         modulation = self.modulation(state)
         for i, block in enumerate(self.blocks):
             layer = i if self.config.full else i // self.config.time_every
             tokens = recomputed(block, self.config.recompute, tokens, modulation, layer, view)
-        shift, scale = self.last_modulation(state).unsqueeze(2).chunk(2, dim=-1)
-        tokens = tokens[:, :, : tokens.shape[2] - view.num_words]
-        drawn = self.up(modulated(tokens, shift, scale), levels, rows, state, maps)
-        held: Tensor | float = 0.0
-        if self.recall is not None:
-            seen = view.mask(len(self.patterns) - 1).dense(x_t.device)
-            held = self.recall(drawn.features, levels, past.x.to(dtype), seen, memory, group)
-        return drawn.over(held, *dragged[1:]) + self.trust(self.level(t))[..., None, None] * x_t.to(dtype)
+        return tokens, levels, state, view
+
+    def _entered(self, x_t: Tensor, t: Tensor, past: Past, condition: Condition) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Tokens (B, T, N, D) as the blocks get them, the levels of Down, and the frames' state (B, T, D)."""
+        entering = rectified_guess(x_t, t) if self.config.guess else x_t
+        dragged = self._dragged(past.x_t, condition) if self.config.carry else None
+        parts = entering, past.x_t, dragged, self._maps(condition)
+        joined = torch.cat([self._typed(part) for part in parts if part is not None], dim=2)
+        state = self.level(t) + self.past_level(past.level) + (0 if condition.frames is None else condition.frames)
+        aim = 0.0 if self.aim is None or condition.place is None else self.aim(condition.place)
+        tokens, levels = self.down(joined, state, self._cosines(x_t), aim)
+        if self.look is not None and condition.place is not None:
+            state = state + self.look(levels, condition.place)
+        where = self.where(self._cosines(x_t, self.config.patch_size).flatten(1).T)
+        return tokens + state.unsqueeze(2) + where, levels, state
+
+    def _typed(self, x: Tensor) -> Tensor:
+        return x.to(self.where.weight.dtype)
+
+    def _maps(self, condition: Condition) -> Tensor | None:
+        return None if condition.maps is None else self._typed(condition.maps)
+
+    def _dragged(self, x: Tensor, condition: Condition) -> Tensor:
+        return carried(self._typed(x), self._moved(x, condition))
 
     def _cosines(self, x_t: Tensor, fold: int = 1) -> Tensor:
         """(2 WAVES, H / fold, W / fold)"""
         height, width = x_t.shape[-2:]
-        return grid_cosines(height // fold, width // fold, WAVES, x_t.device).to(self.where.weight.dtype)
+        return self._typed(grid_cosines(height // fold, width // fold, WAVES, x_t.device))
 
     def _moved(self, x: Tensor, condition: Condition) -> Tensor:
         if condition.moved is not None:

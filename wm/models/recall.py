@@ -40,14 +40,9 @@ class Recall(nn.Module):
         memory: Memory | None,
         group: SequenceGroup | None = None,
     ) -> Tensor:
-        key = self.key(levels[0])
-        if self.around is not None:
-            key = key + self.around(levels[1])
-        batch, rows = before.shape[0], before.shape[-2]
-        query, key, value = (
-            rearrange(part, "(b t) c h w -> (b h w) 1 t c", b=batch)
-            for part in (self.query(features), key, before.flatten(0, 1))
-        )
+        rows = before.shape[-2]
+        query = _by_place(self.query(features), len(before))
+        key, value = self.kept(levels, before)
         if memory is not None:
             key, value = memory.extended(memory.last, key, value)
         if group is not None:  # all frames of some places
@@ -56,7 +51,14 @@ class Recall(nn.Module):
         copied = chosen.softmax(-1).to(value.dtype) @ value
         if group is not None:
             copied = group.exchanged(copied, scatter=2, gather=0)
-        return rearrange(copied, "(b h w) 1 t c -> b t c h w", b=batch, h=rows)
+        return rearrange(copied, "(b h w) 1 t c -> b t c h w", b=len(before), h=rows)
+
+    def kept(self, levels: list[Tensor], before: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value of each frame at each place, ((B H W), 1, T, key size or C): what a memory keeps."""
+        key = self.key(levels[0])
+        if self.around is not None:
+            key = key + self.around(levels[1])
+        return _by_place(key, len(before)), _by_place(before.flatten(0, 1), len(before))
 
     def _of_age(self, mask: Tensor) -> Tensor:
         """The score of each key's age for each query, (T of queries, T of keys); -inf where `mask` is False."""
@@ -64,6 +66,10 @@ class Recall(nn.Module):
         now = torch.arange(keys, device=mask.device)
         age = now[keys - queries :].unsqueeze(1) - now
         return self.age.float()[age.clamp(0, len(self.age) - 1)].masked_fill(~mask, float("-inf"))
+
+
+def _by_place(x: Tensor, batch: int) -> Tensor:
+    return rearrange(x, "(b t) c h w -> (b h w) 1 t c", b=batch)
 
 
 def carried(x: Tensor, moved: Tensor) -> Tensor:
