@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 REDUCE_BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's own default allocates ten times as much on every step
 
 
-def deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
+def deepspeed_config(config: LearnerConfig, world_size: int, elements: int) -> dict[str, Any]:
     """What DeepSpeed is told. Batch sizes are formal: `update` splits the batch and says where a step ends.
 
-    In bfloat16 gradients are accumulated in float32, except at ZeRO 0, where DeepSpeed has no such path.
+    `elements` are those of all parameters. In bfloat16 gradients are accumulated in float32, except at ZeRO 0, where DeepSpeed has no such path.
     """
     zero_stage = config.zero_stage
     tree: dict[str, Any] = {
@@ -50,7 +50,10 @@ def deepspeed_config(config: LearnerConfig, world_size: int) -> dict[str, Any]:
         "gradient_clipping": config.gradient_clip,
         "zero_optimization": {
             "stage": zero_stage,
-            "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS,
+            # Allocated anew in every step: what is larger than a few megabytes comes from the system, page by page.
+            "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, elements),
+            # Below stage 3 it scatters nothing: it would copy all gradients together to sum them, and apart again.
+            "reduce_scatter": zero_stage == 3,
             "allgather_bucket_size": 4 * REDUCE_BUCKET_ELEMENTS,
         },
     }
@@ -84,9 +87,10 @@ class ZeroLearner:
         # The rate is set by every update; at ZeRO 0 in bfloat16 DeepSpeed takes a step of its own when it begins.
         settings = optimizer_settings(config) | {"rate": 0.0}
         optimizer = build_optimizer(groups, [[p for _, p in group.named] for group in groups], **settings)
+        elements = sum(parameter.numel() for parameter in module.parameters())
         with _quietly():
             self._engine, _, _, _ = deepspeed.initialize(
-                model=module, optimizer=optimizer, config=deepspeed_config(config, world.world_size)
+                model=module, optimizer=optimizer, config=deepspeed_config(config, world.world_size, elements)
             )
         optimizer.state.clear()
         self._optimizer = optimizer

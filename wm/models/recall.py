@@ -69,7 +69,8 @@ class Recall(nn.Module):
 
 
 def _by_place(x: Tensor, batch: int) -> Tensor:
-    return rearrange(x, "(b t) c h w -> (b h w) 1 t c", b=batch)
+    # Of one clip this is a view, which a product of batches would take matrix by matrix, copying each.
+    return rearrange(x, "(b t) c h w -> (b h w) 1 t c", b=batch).contiguous()
 
 
 def carried(x: Tensor, moved: Tensor) -> Tensor:
