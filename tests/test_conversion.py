@@ -1,12 +1,12 @@
 """Checkpoints know no world size and no ZeRO stage: 4 to 2 to 1 to 8 processes, every stage to every stage, exactly."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from gloo_ranks import kept_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,12 +18,9 @@ def test_masters_moments_and_average_are_equal_after_every_conversion(tmp_path: 
     (tmp_path / "first").write_text("4")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     for before, world_size in ((0, 4), (4, 2), (2, 1), (1, 8)):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
         command = [sys.executable, str(ROOT / "tests/convert_worker.py"), str(tmp_path)]
         output = tmp_path / f"output-{world_size}.txt"
-        with open(output, "w") as file:
+        with kept_port() as port, open(output, "w") as file:
             workers = [
                 subprocess.Popen(
                     [*command, str(rank), str(world_size), port, str(before)], env=environment, stdout=file, stderr=file

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gloo_ranks import kept_port
 
 from tests.waiting import wait_for
 from wm.engine import failures, phases, watchdog
@@ -23,12 +24,9 @@ ROOT = Path(__file__).parent.parent
 
 def launch(folder: Path, how: str, expected: dict[int, int | None]) -> None:
     """Three processes; `expected` are exit codes by rank, None for one that does not end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tests/hang_run.py"), str(folder)]
-    with open(folder / "output.txt", "w") as output:
+    with kept_port() as port, open(folder / "output.txt", "w") as output:
         workers = [
             subprocess.Popen([*command, str(rank), "3", port, how], env=environment, stdout=output, stderr=output)
             for rank in range(3)
