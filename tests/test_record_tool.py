@@ -281,6 +281,9 @@ def test_a_person_at_the_page_records_and_hides_what_is_typed(tmp_path: Path) ->
         )
         tab.ask("document.getElementById('record').click()")
         tab.wait("document.getElementById('record').getAttribute('aria-pressed') === 'true'")
+        number = int(tab.ask("document.getElementById('dreamed').dataset.frame"))
+        # Its first frame is of before what is done, or nothing changes in it: a busy page may send all of that at once.
+        tab.wait(f"document.getElementById('dreamed').dataset.frame > {number + 3}")
         for kind, button in (("mouseMoved", "none"), ("mousePressed", "left"), ("mouseReleased", "left")):
             tab.mouse(kind, box[0] + 60, box[1] + 60, button=button)
         tab.key("keyDown", "KeyA", text="a")
