@@ -80,13 +80,14 @@ def sent(parameters: int, config: LearnerConfig, ranks: int, micro_batches: int)
 
     By rings, a reduce-scatter or an all-gather of n bytes sends n (W-1)/W, an all-reduce both (Patarasuk & Yuan 2009). ZeRO
     0 reduces gradients to all ranks; ZeRO 1 does too, in float32, and gathers the weights that each rank has stepped; ZeRO 2
-    scatters the gradients of every micro-batch; ZeRO 3 does too, and gathers the weights in its forward and its backward.
+    reduces those of every micro-batch to all ranks, each of which keeps its part: DeepSpeed scatters nothing there. ZeRO 3
+    scatters them, and gathers the weights in its forward and its backward.
     """
     low, stage = config.dtype.itemsize, config.zero_stage
     once = {
         0: 2 * low,
         1: 2 * GRADIENT + low,
-        2: micro_batches * low + low,
+        2: micro_batches * 2 * low + low,
         3: micro_batches * (low + 2 * low),
     }[stage]
     return once * parameters * (ranks - 1) / ranks

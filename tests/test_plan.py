@@ -193,6 +193,9 @@ def test_a_ring_sends_what_its_steps_send(ranks: int) -> None:
     size = 4 * 600
     steps = [size / ranks for _ in range(ranks - 1)] * 2
     assert sent(600, LearnerConfig(zero_stage=0), ranks, micro_batches=7) == pytest.approx(sum(steps))
+    gathered = sum(steps) / 2
+    assert sent(600, LearnerConfig(zero_stage=1), ranks, micro_batches=7) == pytest.approx(sum(steps) + gathered)
+    assert sent(600, LearnerConfig(zero_stage=2), ranks, micro_batches=7) == pytest.approx(7 * sum(steps) + gathered)
 
 
 def test_time_shrinks_with_gpus_and_never_by_more() -> None:

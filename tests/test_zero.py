@@ -80,6 +80,8 @@ def test_deepspeed_says_nothing(results):
 def test_what_deepspeed_is_told(zero_stage: int):
     tree = deepspeed_config(LearnerConfig(precision="bfloat16", zero_stage=zero_stage, gradient_clip=0.5), 3, 1000)
     assert tree["zero_optimization"]["stage"] == zero_stage
+    assert tree["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert tree["zero_optimization"]["reduce_scatter"] == (zero_stage == 3)
     assert tree["train_batch_size"] == 3
     assert tree["gradient_clipping"] == 0.5
     assert tree["data_types"]["grad_accum_dtype"] == ("bf16" if zero_stage == 0 else "fp32")

@@ -40,7 +40,8 @@ REDUCE_BUCKET_ELEMENTS = 50_000_000  # DeepSpeed's own default allocates ten tim
 def deepspeed_config(config: LearnerConfig, world_size: int, elements: int) -> dict[str, Any]:
     """What DeepSpeed is told. Batch sizes are formal: `update` splits the batch and says where a step ends.
 
-    `elements` are those of all parameters. In bfloat16 gradients are accumulated in float32, except at ZeRO 0, where DeepSpeed has no such path.
+    `elements` are those of all parameters. In bfloat16 gradients are accumulated in float32, except at ZeRO 0, where
+    DeepSpeed has no such path.
     """
     zero_stage = config.zero_stage
     tree: dict[str, Any] = {
